@@ -1,0 +1,61 @@
+# `make help` lists what there is. Everything is installed into .venv and written to .assay, and nowhere else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# TORCH=installed leaves out torch and the CUDA libraries that it brings: they are in .venv already, or not wanted.
+TORCH ?= locked
+ifeq ($(TORCH),installed)
+LOCKED := awk '/^[a-z]/ { cuda = /^(torch|torchvision|triton|nvidia-|cuda-)/ } !cuda' requirements.txt
+else
+LOCKED := cat requirements.txt
+endif
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench lock clean distclean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## install the locked environment into .venv
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "make: Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); give one with PYTHON=…" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOCKED) | $(BIN)/uv pip install --python $(BIN)/python --require-hashes --no-deps --requirements -
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@echo 'import assay.home; assay.home.use_local_environment()' > \
+		$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/assay-local.pth
+	@touch $@
+
+demo: setup ## synthetic concrete to a judged, registered model, in a few minutes on a CPU
+	@$(BIN)/assay train configs/demo.yaml
+	@$(BIN)/assay demo-image .assay/demo.jpg
+	@$(BIN)/assay predict .assay/demo.jpg --model demo@challenger
+
+test: setup ## all tests that need no special machine
+	$(BIN)/python -m pytest
+
+lint: setup ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup ## let ruff mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup ## what we claim, against what people use today, side by side
+	$(BIN)/python benchmarks/pipeline.py
+
+lock: setup ## resolve the dependencies anew and write requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade \
+		--extra train --extra pipelines --extra dev pyproject.toml --output-file requirements.txt \
+		--custom-compile-command "make lock"
+
+clean: ## remove what runs have written (.assay)
+	rm -rf .assay
+
+distclean: clean ## and the environment (.venv)
+	rm -rf $(VENV)
