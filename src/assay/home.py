@@ -9,6 +9,7 @@ QUIET = {
     "GX_ANALYTICS_ENABLED": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "NO_ALBUMENTATIONS_UPDATE": "1",
     "ZENML_ANALYTICS_OPT_IN": "false",
     "ZENML_AUTO_OPEN_DASHBOARD": "false",
@@ -42,8 +43,9 @@ def use_local_environment() -> None:
     local = {
         **QUIET,
         "ZENML_CONFIG_PATH": str(home() / "zenml"),
-        # Marks the checkout as ZenML's source root, without a `.zen` folder in it.
-        "ZENML_REPOSITORY_DIRECTORY_NAME": os.path.relpath(home() / "repository", _checkout()),
+        "ZENML_CUSTOM_SOURCE_ROOT": str(_checkout()),
+        # What marks the checkout as ZenML's, in place of a `.zen` folder in it.
+        "ZENML_REPOSITORY_DIRECTORY_NAME": home().name,
     }
     for name, value in local.items():
         os.environ.setdefault(name, value)

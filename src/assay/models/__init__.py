@@ -1,0 +1,1 @@
+"""Models: backbones, export to ONNX, the bundle, and classifying with it."""

@@ -1,0 +1,202 @@
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from assay.errors import BundleError
+from assay.models.bundle import Bundle, BundleMeta, Lineage, Parity
+from assay.models.predictor import MAX_BATCH, Predictor, session
+from assay.preprocess import Geometry, Unreadable, decode
+
+SIZE = 4
+LABELS = ("blue", "green", "red")
+
+
+def model(classes: int = 3, size: int = SIZE, scale: float = 0.1, batch: str | int = "n") -> onnx.ModelProto:
+    """Softmax of the mean of each channel, blue first; with more classes than channels the rest is nought."""
+    weights = np.zeros((3, classes), np.float32)
+    weights[[2, 1, 0], [0, 1, 2]] = scale
+    nodes = [
+        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),
+        helper.make_node("MatMul", ["means", "weights"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, size, size, 3])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [batch, classes])],
+        [numpy_helper.from_array(np.array([1, 2]), "axes"), numpy_helper.from_array(weights, "weights")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def pixels(n: int) -> np.ndarray:
+    return np.random.default_rng(n).integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def expected(images: np.ndarray) -> np.ndarray:
+    odds = np.exp(0.1 * images.mean(axis=(1, 2))[:, ::-1])
+    return (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def bundle(folder: Path, proto: bytes, golden: np.ndarray | None = None, **changes: Any) -> Bundle:
+    values: dict[str, Any] = {
+        "name": "colours",
+        "labels": LABELS,
+        "geometry": Geometry(SIZE),
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.2, 0.2, 0.2),
+        "temperature": 1.0,
+        "opset": 20,
+        "parity": Parity(max_abs_difference=0, top1_agreement=1.0, images=1),
+        "lineage": Lineage(
+            git_commit="unknown", git_dirty=False, data_digest="d", split_digest="s", config_digest="c", versions={}
+        ),
+    }
+    files = {
+        "model.onnx": proto,
+        "weights.safetensors": b"",
+        "card.md": b"",
+        "golden_inputs.npy": npy(pixels(3)),
+        "golden_outputs.npy": npy(expected(pixels(3)) if golden is None else golden),
+    }
+    return Bundle.create(folder / "bundle", BundleMeta(**{**values, **changes}), files)
+
+
+@pytest.fixture
+def predictor(tmp_path: Path) -> Predictor:
+    return Predictor(bundle(tmp_path, model().SerializeToString()), threads=1)
+
+
+@pytest.mark.parametrize("n", [0, 1, MAX_BATCH, MAX_BATCH + 1, 2 * MAX_BATCH + 5])
+def test_probabilities_of_any_number_of_images(predictor: Predictor, n: int) -> None:
+    probabilities = predictor.probabilities(pixels(n))
+    assert probabilities.dtype == np.float32
+    assert probabilities.shape == (n, 3)
+    np.testing.assert_allclose(probabilities, expected(pixels(n)), atol=1e-5)
+
+
+def test_never_more_than_a_batch_at_once(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Spy:
+        def run(self, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+            seen.append(len(feed["images"]))
+            return [np.zeros((len(feed["images"]), 3), np.float32)]
+
+    monkeypatch.setattr(predictor, "_session", Spy())
+    predictor.probabilities(pixels(2 * MAX_BATCH + 5))
+    assert seen == [MAX_BATCH, MAX_BATCH, 5]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [pixels(1)[0], pixels(1).astype(np.float32), pixels(1)[..., :1], np.zeros((1, 3, SIZE, SIZE), np.uint8)],
+    ids=["one image", "floats", "grey", "channels first"],
+)
+def test_pixels_of_another_shape_or_type_are_refused(predictor: Predictor, wrong: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"must be uint8 \[n, 4, 4, 3\], given"):
+        predictor.probabilities(wrong)
+
+
+def test_classify_decodes_with_the_geometry_of_the_bundle(tmp_path: Path) -> None:
+    predictor = Predictor(bundle(tmp_path, model().SerializeToString(), geometry=Geometry(SIZE, "crop")))
+    image = Image.new("RGB", (40, 10), "red")
+    image.paste("blue", (15, 0, 25, 10))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    prediction = predictor.classify(buffer.getvalue())
+    row = predictor.probabilities(decode(buffer.getvalue(), Geometry(SIZE, "crop"))[np.newaxis])[0]
+    assert prediction.label == "blue"
+    assert prediction.probabilities == dict(zip(LABELS, row.tolist(), strict=True))
+
+
+def test_what_is_no_image_is_unreadable(predictor: Predictor) -> None:
+    with pytest.raises(Unreadable, match="no image"):
+        predictor.classify(b"<svg/>")
+
+
+def test_golden_outputs_are_reproduced(predictor: Predictor) -> None:
+    predictor.check_golden()
+
+
+@pytest.mark.parametrize("golden", [expected(pixels(3)) + np.float32(2e-4), np.full((3, 3), np.nan, np.float32)])
+def test_golden_outputs_that_differ_are_refused(tmp_path: Path, golden: np.ndarray) -> None:
+    predictor = Predictor(bundle(tmp_path, model().SerializeToString(), golden))
+    with pytest.raises(BundleError, match="golden outputs differ"):
+        predictor.check_golden()
+
+
+def test_an_output_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    predictor = Predictor(bundle(tmp_path, model(scale=np.inf).SerializeToString()))
+    with pytest.raises(BundleError, match="not numbers"):
+        predictor.probabilities(pixels(1))
+
+
+@pytest.mark.parametrize(
+    "other", [model(classes=4), model(size=8), model(batch=1)], ids=["more classes", "larger images", "one at a time"]
+)
+def test_a_model_that_is_not_what_bundle_json_says_is_refused(tmp_path: Path, other: onnx.ModelProto) -> None:
+    with pytest.raises(BundleError, match=r"model\.onnx: inputs and outputs are .* must be"):
+        Predictor(bundle(tmp_path, other.SerializeToString()))
+
+
+def test_a_bundle_that_decodes_images_another_way_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="decoded by version 999"):
+        Predictor(bundle(tmp_path, model().SerializeToString(), preprocess=999))
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", model().SerializeToString()[:-9]], ids=["empty", "text", "cut"])
+def test_a_model_that_cannot_be_loaded_is_refused(content: bytes) -> None:
+    with pytest.raises(BundleError, match=r"model\.onnx: .*ONNX Runtime"):
+        session(content)
+
+
+def test_operators_of_its_own_are_refused() -> None:
+    proto = model()
+    proto.graph.node[2].domain = "com.example"
+    proto.opset_import.append(helper.make_opsetid("com.example", 1))
+    with pytest.raises(BundleError, match=r"com\.example"):
+        session(proto.SerializeToString())
+
+
+@pytest.mark.parametrize("location", ["w.bin", "../{name}/w.bin", "{folder}/w.bin"], ids=["here", "above", "absolute"])
+def test_weights_in_other_files_are_refused(tmp_path: Path, location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    proto = model()
+    tensor = proto.graph.initializer[1]
+    (tmp_path / "w.bin").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location.format(name=tmp_path.name, folder=tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleError, match="External data path"):
+        session(proto.SerializeToString())
+
+
+def test_a_model_that_was_exchanged_after_loading_is_refused(tmp_path: Path) -> None:
+    loaded = bundle(tmp_path, model().SerializeToString())
+    (loaded.folder / "model.onnx").write_bytes(model(scale=0.2).SerializeToString())
+    with pytest.raises(BundleError, match="changed since"):
+        Predictor(loaded)
+
+
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BundleError):
+        session(b"no model")
+    proto = model()
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones(3), "unused"))  # the runtime warns of it
+    session(proto.SerializeToString())
+    assert capfd.readouterr() == ("", "")
