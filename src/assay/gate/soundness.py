@@ -1,0 +1,108 @@
+"""Whether predictions can be judged at all. Everything here names what is wrong; nothing here raises."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from assay.evaluation.predictions import PREDICTIONS, class_ids, probabilities
+
+SUM_TOLERANCE = 1e-4
+"""Float32 sums of 10,000 probabilities stray by 1e-5."""
+
+IDENTITY = ("uri", "sha256", "label", "group")
+"""Columns in which candidate and champion must agree row by row: they saw the same images."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Sound predictions: of each image the class it has and the one it was given, as class ids, int64 [n]."""
+
+    labels: tuple[str, ...]
+    targets: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether each answer is right, [n]."""
+        matches: NDArray[np.bool_] = self.targets == self.predicted
+        return matches
+
+
+def examine(table: pa.Table, labels: tuple[str, ...]) -> tuple[Answers | None, list[str]]:
+    """The answers in a table of `PREDICTIONS`, or None and everything that is wrong with it."""
+    problems = _labels_problems(labels) or _schema_problems(table) or _value_problems(table)
+    if problems:
+        return None, problems
+    targets, predicted = (class_ids(table, labels, name) for name in ("label", "predicted"))
+    problems = [
+        f"{_rows(ids < 0)} {verb} a label that is no class of the data"
+        for ids, verb in ((targets, "have"), (predicted, "were given"))
+        if (ids < 0).any()
+    ]
+    problems += _probability_problems(table, predicted, len(labels))
+    return (None, problems) if problems else (Answers(labels, targets, predicted), [])
+
+
+def mismatches(candidate: pa.Table, champion: pa.Table) -> list[str]:
+    """How two sound tables differ in the images that they are about."""
+    if candidate.num_rows != champion.num_rows:
+        return [f"the candidate was run on {candidate.num_rows:,} images, the champion on {champion.num_rows:,}"]
+    equal = {name: pc.equal(candidate[name], champion[name]).to_numpy() for name in IDENTITY}
+    return [
+        f"candidate and champion differ in the {name} of {_rows(~same)}: they were not run on the same test split"
+        for name, same in equal.items()
+        if not same.all()
+    ]
+
+
+def _labels_problems(labels: Sequence[str]) -> list[str]:
+    if not labels:
+        return ["the evidence names no classes"]
+    return ["the evidence names a class twice"] if len(set(labels)) < len(labels) else []
+
+
+def _schema_problems(table: pa.Table) -> list[str]:
+    names = table.column_names
+    wrong = [
+        f"{field.name} {'is missing' if names.count(field.name) == 0 else 'is not one column of ' + str(field.type)}"
+        for field in PREDICTIONS
+        if names.count(field.name) != 1 or table.schema.field(field.name).type != field.type
+    ]
+    return [f"the predictions are no table of predictions: {', '.join(wrong)}"] if wrong else []
+
+
+def _value_problems(table: pa.Table) -> list[str]:
+    if not table.num_rows:
+        return ["there is no image in the test split"]
+    nulls = [field.name for field in PREDICTIONS if table[field.name].null_count]
+    if nulls:
+        return [f"values are missing in {', '.join(nulls)}"]
+    repeated = table.num_rows - pc.count_distinct(table["uri"]).as_py()
+    return [f"{repeated:,} rows repeat an image that another row has"] if repeated else []
+
+
+def _probability_problems(table: pa.Table, predicted: NDArray[np.int64], k: int) -> list[str]:
+    try:
+        p = probabilities(table, k)
+    except ValueError as error:
+        return [str(error)]
+    finite = np.isfinite(p).all(axis=1)
+    if not finite.all():
+        return [f"the probabilities of {_rows(~finite)} are not numbers"]
+    off: NDArray[np.bool_] = (np.abs(p.sum(axis=1, dtype=np.float64) - 1) > SUM_TOLERANCE) | (p.min(axis=1) < 0)
+    if off.any():
+        return [f"the probabilities of {_rows(off)} are no distribution: one is negative, or their sum is not 1"]
+    other: NDArray[np.bool_] = (predicted >= 0) & (p[np.arange(len(p)), predicted] < p.max(axis=1))
+    return [f"{_rows(other)} were not given their most probable label: wrong class order"] if other.any() else []
+
+
+def _rows(mask: Any) -> str:
+    return f"{np.count_nonzero(mask):,} of {len(mask):,} images"
