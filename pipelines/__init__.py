@@ -1,0 +1,1 @@
+"""The pipelines; each reads like a table of contents."""

@@ -1,0 +1,37 @@
+"""How the process's memory is handled while a model is trained on a CPU."""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Of malloc.h.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+MIB = 2**20
+KEEP = {M_MMAP_THRESHOLD: 32 * MIB, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 256 * MIB}
+# What glibc's own, dynamic thresholds come to after a block of 32 MiB has been freed.
+USUAL = {M_MMAP_THRESHOLD: 32 * MIB, M_TRIM_THRESHOLD: 64 * MIB, M_TOP_PAD: 128 * 1024}
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Let malloc keep what is freed for the next step, and give it back at the end.
+
+    The activations of a step are hundreds of megabytes in large blocks. glibc returns those to the system as soon as
+    they are freed, so that each step has every page zeroed and mapped again: a fifth of a step's time.
+    Other C libraries are left as they are.
+    """
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
+        yield
+        return
+    _set(library, KEEP)
+    try:
+        yield
+    finally:
+        _set(library, USUAL)
+        library.malloc_trim(ctypes.c_size_t(0))
+
+
+def _set(library: ctypes.CDLL, options: dict[int, int]) -> None:
+    for option, value in options.items():
+        library.mallopt(option, value)
