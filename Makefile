@@ -25,7 +25,7 @@ $(READY): requirements.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(LOCKED) | $(BIN)/uv pip install --python $(BIN)/python --require-hashes --no-deps --requirements -
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	@echo 'import assay.home; assay.home.use_local_environment()' > \
+	@echo 'import sys; sys.pycache_prefix = sys.prefix + "/.cache/bytecode"; import assay.home; assay.home.use_local_environment()' > \
 		$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/assay-local.pth
 	@touch $@
 

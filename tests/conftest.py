@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
+from hypothesis.configuration import set_hypothesis_home_dir
 from PIL import Image
 
 # No deadline: CI's machines are shared. No database: what a test finds it must find again by itself.
 settings.register_profile("assay", deadline=None, database=None)
 settings.load_profile("assay")
+set_hypothesis_home_dir(Path(sys.prefix) / ".cache" / "hypothesis")
 
 
 @pytest.fixture(autouse=True)
