@@ -11,6 +11,8 @@ else
 LOCKED := cat requirements.txt
 endif
 .DEFAULT_GOAL := help
+# Bytecode goes to .venv; without any, each of the many processes of the tests would compile torch anew.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup demo test lint format bench lock clean distclean
 
 help: ## this list

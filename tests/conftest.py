@@ -1,6 +1,5 @@
 """What tests of several rooms share: state in a folder of the test's own, small picture folders, and a hostile one."""
 
-import io
 import os
 import struct
 import sys
@@ -14,6 +13,8 @@ from hypothesis import settings
 from hypothesis.configuration import set_hypothesis_home_dir
 from PIL import Image
 
+from pictures import encoded, picture
+
 # No deadline: CI's machines are shared. No database: what a test finds it must find again by itself.
 settings.register_profile("assay", deadline=None, database=None)
 settings.load_profile("assay")
@@ -26,19 +27,6 @@ def assay_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / ".assay"
     monkeypatch.setenv("ASSAY_HOME", str(home))
     return home
-
-
-def picture(seed: int, width: int = 64, height: int = 64) -> Image.Image:
-    """A smooth random RGB picture: other seeds give pictures that no perceptual hash takes for near duplicates."""
-    blocks = np.random.default_rng(seed).integers(20, 236, (8, 8, 3), dtype=np.uint8)
-    return Image.fromarray(blocks).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encoded(image: Image.Image, format_name: str = "JPEG", **options: object) -> bytes:
-    """The bytes of an image file."""
-    buffer = io.BytesIO()
-    image.save(buffer, format_name, **options)
-    return buffer.getvalue()
 
 
 ImageFolder = Callable[..., Path]

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from toybundle import toy_bundle
 
 from assay import registry
 from assay.errors import BundleError, RegistryError
 from assay.home import home
+
+from toybundle import toy_bundle
 
 
 def free_port() -> int:
@@ -123,7 +124,7 @@ def test_what_is_not_there_is_one_line_with_what_is(tmp_path: Path, name: str) -
     with pytest.raises(RegistryError, match="no model 'nothing'"):
         registry.find("nothing@champion")
     registry.register(toy_bundle(tmp_path / "b"), name, registry.open_run(name, "r"), {"verdict": "HOLD"})
-    with pytest.raises(RegistryError, match="no version or alias 'champion'; .* has 1"):
+    with pytest.raises(RegistryError, match=r"no version or alias 'champion'; .* has 1"):
         registry.find(f"{name}@champion")
 
 

@@ -191,20 +191,27 @@ def _resized(grid: Plane, size: int, box: tuple[float, float, float, float] | No
     return np.array(picture, np.float32)
 
 
+def _white(rng: np.random.Generator, rows: int, columns: int) -> Plane:
+    """Uniform noise of standard deviation 1, float32; a third of the time of normal noise, and it looks the same."""
+    return (rng.random((rows, columns), dtype=np.float32) - 0.5) * 12**0.5
+
+
 def _noise(rng: np.random.Generator, size: int, coarse: int, octaves: int, persistence: float) -> Plane:
-    """Fractal noise of standard deviation 1: octaves of random grids, each twice as fine, summed from coarse to fine.
+    """Fractal noise [s, s] of mean 0 and standard deviation 1: a sum of random grids, each twice as fine as the last.
 
     The coarsest grid has `coarse` cells; a random window of the finest is kept, so that lattices do not line up.
     """
-    total = rng.standard_normal((coarse, coarse), dtype=np.float32)
+    total = _white(rng, coarse, coarse)
     for octave in range(1, octaves):
         total = _resized(total, coarse * 2**octave)
-        total += persistence**octave * rng.standard_normal(total.shape, dtype=np.float32)
+        total += persistence**octave * _white(rng, *total.shape)
     cells = total.shape[0]
     width = cells * rng.uniform(0.65, 1.0)
     left, top = rng.uniform(0, cells - width, 2)
-    plane = _resized(total, size, (left, top, left + width, top + width))
-    return (plane - plane.mean()) / (plane.std() + 1e-6)
+    plane: Plane = _resized(total, size, (left, top, left + width, top + width))
+    plane -= plane.mean()
+    plane /= plane.std()
+    return plane
 
 
 class _Canvas:
@@ -235,7 +242,8 @@ class _Canvas:
 
     def plane(self) -> Plane:
         """float32 [s, s]: the mean of what was filled in, 0 to 1, over each pixel."""
-        return np.asarray(self.image.reduce(_OVERSAMPLING), np.float32) / 255
+        covered: Plane = np.asarray(self.image.reduce(_OVERSAMPLING), np.float32) / 255
+        return covered
 
 
 # The surface ---------------------------------------------------------------------------------------------------------
@@ -260,14 +268,14 @@ def _aggregate(rng: np.random.Generator, size: int) -> Plane:
 
 
 def _marks(rng: np.random.Generator, size: int, more: bool) -> Plane:
-    """Factor of the light for what is on the surface and is no crack. With `more`, one line is always there."""
+    """Factor of the light for what is on the surface and is no crack. `more` of its lines stand in for a crack's."""
     factor = np.ones((size, size), np.float32)
     for make, chance in ((_trowel, 0.3), (_blotches, 0.3), (_pits, 0.45), (_drips, 0.12)):
         if rng.random() < chance:
             factor *= make(rng, size)
     lines = (_joint, _scratches, _seam, _bar_shadow, _ridges)
-    chances = (0.25, 0.35, 0.12, 0.18, 0.1)
-    count = int(rng.choice([0, 1, 2], p=[0.15, 0.6, 0.25] if more else [0.65, 0.3, 0.05]))
+    chances = (0.3, 0.3, 0.12, 0.2, 0.08)
+    count = int(rng.choice(4, p=[0.1, 0.5, 0.3, 0.1] if more else [0.6, 0.3, 0.08, 0.02]))
     for which in rng.choice(len(lines), count, p=chances, replace=False):
         factor *= lines[which](rng, size)
     return factor
@@ -282,7 +290,7 @@ def _trowel(rng: np.random.Generator, size: int) -> Plane:
     position = distance - distance.min()
     cell = np.minimum(position.astype(np.int32), 258)
     between = position - cell
-    streaks = profile[cell] * (1 - between) + profile[cell + 1] * between
+    streaks: Plane = profile[cell] * (1 - between) + profile[cell + 1] * between
     patchy = _clip(_noise(rng, size, 3, 2, 0.5) * 0.5 + 0.6, 0, 1)
     return 1 + rng.uniform(0.02, 0.06) * streaks * patchy
 
@@ -296,7 +304,7 @@ def _blotches(rng: np.random.Generator, size: int) -> Plane:
 
 def _drips(rng: np.random.Generator, size: int) -> Plane:
     """Streaks that water left, running down the picture."""
-    columns = _resized(rng.standard_normal((3, 24), dtype=np.float32), size)
+    columns = _resized(_white(rng, 3, 24), size)
     return 1 - rng.uniform(0.05, 0.14) * _edge(columns - rng.uniform(0.3, 1.0), 0.5)
 
 
@@ -310,7 +318,7 @@ def _pits(rng: np.random.Generator, size: int) -> Plane:
         outline = _round(rng, radius)
         centre = rng.uniform(-80, 80, 2)
         canvas.blob(centre + outline)
-        canvas.blob(centre + 0.25 * radius * light + 0.72 * outline, value=rng.uniform(0.4, 0.8))
+        canvas.blob(centre + 0.25 * radius * light + 0.72 * outline, value=rng.uniform(0.5, 0.9))
     holes = canvas.plane()
     return 1 - rng.uniform(0.35, 0.8) * holes + 0.12 * _lit_side(light, holes)
 
@@ -332,20 +340,20 @@ def _lit_side(light: Points, mask: Plane) -> Plane:
 
 
 def _joint(rng: np.random.Generator, size: int) -> Plane:
-    """The straight groove or fin that the formwork leaves, of one width, with a lit edge; at times a second across."""
-    across = _line(rng, size)
+    """The groove that the formwork leaves: straight, of one width, with a lit edge."""
+    uneven = _noise(rng, size, 8, 4, 0.7)
+    across = _line(rng, size) + 0.15 * uneven
     half, depth = rng.uniform(0.7, 2.6), rng.uniform(0.3, 0.75)
-    stain = _clip(1 + 0.2 * _noise(rng, size, 4, 3, 0.6), 0, 1.3)
-    groove = _edge(half - np.abs(across), 0.5)
+    groove = _edge(half - np.abs(across), 0.6)
     lit = _edge(half - np.abs(across - 2 * half), 0.7)
-    return 1 - depth * groove * stain + rng.uniform(0, 0.14) * lit
+    return _clip(1 - depth * groove * (1 + 0.12 * uneven) + rng.uniform(0, 0.14) * lit, 0.08, 1.2)
 
 
 def _seam(rng: np.random.Generator, size: int) -> Plane:
     """Two boards that were not level: one side darker, with a thin line of shadow at the step."""
     across = _line(rng, size, bow=2)
     step = _edge(across, rng.uniform(0.5, 1.5))
-    shade = np.exp(-np.abs(across - 1.0) / rng.uniform(0.6, 2.5))
+    shade: Plane = np.exp(-np.abs(across - 1.0) / rng.uniform(0.6, 2.5))
     return 1 - rng.uniform(0.03, 0.16) * step - rng.uniform(0.2, 0.6) * shade * step
 
 
@@ -409,7 +417,7 @@ def _crack_shade(rng: np.random.Generator, crack: Plane, boldness: int) -> Plane
 def _crack(rng: np.random.Generator, size: int, boldness: float) -> Plane:
     """float32 [s, s]: 0 outside, 1 in the heart of the crack, less towards its edges."""
     canvas = _Canvas(size)
-    width = boldness * exp(rng.uniform(log(1.6), log(6.0)))
+    width = min(boldness, 3.0) * exp(rng.uniform(log(1.6), log(6.0)))
     strips = [(path, _ragged(rng, widths)) for path, widths in _network(rng, width)]
     for share, value in ((1.0, 0.7), (0.6, 1.0)):
         for path, (left, right) in strips:
@@ -482,7 +490,7 @@ class _Finish:
             light *= 1 - rng.uniform(0.15, 0.45) * _edge(_line(rng, size, bow=6), rng.uniform(0.8, 6))
         warmth = rng.normal(0.012, 0.018)
         tint = np.array([1 + warmth, 1 + rng.normal(0, 0.006), 1 - warmth], np.float32)
-        sensor = rng.standard_normal((size, size), dtype=np.float32) * rng.uniform(0.8, 3)
+        sensor = _white(rng, size, size) * rng.uniform(0.8, 3)
         return cls(light, tint, sensor, float(rng.uniform(0.0, 0.6)))
 
     def __call__(self, luminance: Plane) -> Pixels:

@@ -172,8 +172,13 @@ class _Session:
         maker = Maker(self.training, augment, recipe.seed)
         device = learner.device
         with Feed(maker, jobs, workers_for(device), pin=device.type == "cuda") as feed:
-            while learner.epoch < until and not learner.exhausted:
-                self._epoch(feed)
+            try:
+                while learner.epoch < until and not learner.exhausted:
+                    self._epoch(feed)
+            except KeyboardInterrupt:
+                again = "the same training goes on from there" if learner.epoch else "it starts anew"
+                console.warn("train", f"interrupted after epoch {learner.epoch}/{recipe.epochs}; {again}")
+                raise
 
     def _epoch(self, feed: Feed) -> None:
         """Train and judge, record it, and keep what is needed to go on from here."""

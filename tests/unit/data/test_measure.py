@@ -73,6 +73,7 @@ def test_hashes_of_different_pictures_differ_in_many_bits() -> None:
     assert min(distances) >= 12
 
 
-def test_the_hash_uses_all_its_bits() -> None:
+def test_the_hash_has_as_many_ones_as_zeros_and_uses_all_its_bits() -> None:
     hashes = [perceptual_hash(noise(seed)) for seed in range(60)]
+    assert {value.bit_count() for value in hashes} == {32}
     assert np.bitwise_or.reduce(np.array(hashes, dtype=np.uint64)) == np.uint64(2**64 - 1)

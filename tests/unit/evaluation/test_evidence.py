@@ -5,13 +5,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from toybundle import LABELS, SIZE, model, pixels, toy_bundle
 
 from assay.data.dataset import Dataset, from_arrays
 from assay.errors import BundleError, DataError
 from assay.evaluation.evidence import CANDIDATE, CHAMPION, META, Champion, Evidence, EvidenceMeta, gather
 from assay.evaluation.predictions import PREDICTIONS
 from assay.models.bundle import Bundle
+
+from toybundle import LABELS, SIZE, model, pixels, toy_bundle
 
 
 @pytest.fixture

@@ -60,6 +60,17 @@ def test_a_class_without_images_is_left_out() -> None:
     assert [s.uri for s in suspects(table(targets, truth), LABELS)] == ["010.jpg"]
 
 
+def test_cleanlab_gets_the_classes_that_occur_and_their_distributions(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
+    monkeypatch.setattr("cleanlab.filter.find_label_issues", lambda ids, p, **_: given.append((ids, p)) or [])
+    truth = np.arange(80) % 2 * 2
+    suspects(table(truth, truth), LABELS)
+    ((ids, p),) = given
+    assert ids.tolist() == [0, 1] * 40
+    assert p.shape == (80, 2)
+    assert p.sum(axis=1) == pytest.approx(np.ones(80))
+
+
 def test_what_is_not_finite_raises_no_suspicion() -> None:
     truth = np.arange(30) % 3
     assert suspects(table(np.roll(truth, 1), truth, sure=float("nan")), LABELS) == ()

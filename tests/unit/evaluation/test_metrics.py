@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
-from assay.evaluation.metrics import MAX_CONFUSION, MOST_CONFUSED, Metrics, measure, summarise
+from assay.evaluation.metrics import MAX_CONFUSION, MOST_CONFUSED, Metrics, _areas, measure, summarise
 from assay.evaluation.predictions import tabulate
 
 LABELS = ("crack", "joint", "sound")
@@ -177,6 +177,15 @@ def test_macro_auroc_covers_what_it_says(seed: int) -> None:
         few = summarise(LABELS, *answers(150, 3, seed=1000 * seed + i)).auroc
         covered += (few.low or 0) <= truth <= (few.high or 0)
     assert covered >= 90
+
+
+def test_the_variance_of_the_mean_area_is_that_of_resamples() -> None:
+    targets, p = answers(400, 3, seed=5)
+    generator = np.random.default_rng(6)
+    _, variance = _areas(targets, p, np.arange(3))
+    draws = (generator.integers(400, size=400) for _ in range(500))
+    means = [_areas(targets[drawn], p[drawn], np.arange(3))[0].mean() for drawn in draws]
+    assert variance == pytest.approx(np.var(means), rel=0.2)
 
 
 @pytest.mark.usefixtures("few_resamples")

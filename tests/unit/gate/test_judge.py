@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from assay.config import Policy
 from assay.evaluation.evidence import Evidence, EvidenceMeta
+from assay.evaluation.intervals import paired_difference, wilson
 from assay.evaluation.predictions import PREDICTIONS, tabulate
 from assay.gate import Decision, Finding, Verdict, judge
 
@@ -196,6 +197,15 @@ def test_superior_means_above_and_not_by_luck(wrong: int, decision: Decision) ->
     asked = policy(champion={"rule": "superior", "margin": 0})
     candidate = table(2000, range(1000, 1000 + wrong))
     assert judge(evidence(candidate, table(2000, range(60))), asked).decision is decision
+
+
+def test_at_the_bound_itself_a_floor_holds_and_better_is_not_shown() -> None:
+    candidate, champion = table(2000, range(10)), table(2000, range(80))
+    floor = policy(floors={"accuracy": float(wilson(1990, 2000).low)})
+    margin = paired_difference(1920, 70, 0, 10)[0]
+    better = policy(champion={"rule": "superior", "margin": margin})
+    assert judge(evidence(candidate), floor, bootstrap=True).decision is Decision.PROMOTE
+    assert judge(evidence(candidate, champion), better).decision is Decision.INSUFFICIENT_DATA
 
 
 def test_swapping_candidate_and_champion_turns_the_direction() -> None:

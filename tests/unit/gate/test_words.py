@@ -21,6 +21,11 @@ def test_an_interval_gets_the_decimals_that_its_width_deserves(width: float, exp
     assert decimals(0.9, 0.9 + width) == expected
 
 
+@pytest.mark.parametrize(("low", "expected"), [(0.9496, 2), (0.94996, 3), (0.949996, 4), (0.95, 1), (0.951, 1)])
+def test_a_near_miss_gets_the_decimals_that_show_it(low: float, expected: int) -> None:
+    assert decimals(low, 0.99, 0.95) == expected
+
+
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_a_near_miss_is_not_written_like_the_bound(low: float, asked: float) -> None:
     digits = decimals(low, 1.0, asked)
