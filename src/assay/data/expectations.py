@@ -346,7 +346,7 @@ def _expectation(one: _Asked, place: int) -> Any:
     name, arguments = _KINDS[one.rule.kind]
     severity = "critical" if one.stops else "warning"
     # The renderer takes a description for HTML, and labels may hold anything.
-    description = str(f"{one.name} ({'stops the run' if one.stops else 'warns'}): {_meaning(one)}")
+    description = html.escape(f"{one.name} ({'stops the run' if one.stops else 'warns'}): {_meaning(one)}")
     expectation = getattr(core, name)
     meta = {"place": place, "rule": one.name}
     return expectation(

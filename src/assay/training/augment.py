@@ -57,12 +57,14 @@ def _compose(augment: Sequence[Augmentation]) -> Any:
 
 
 def _transform(item: Augmentation) -> Any:
-    if len(item) != 1:
+    if not isinstance(item, Mapping) or len(item) != 1:
         raise ConfigError(
-            f"recipe.augment: each entry is one transform and its arguments, as in {{HorizontalFlip: {{p: 0.5}}}}; "
+            "recipe.augment: each entry is one transform and its arguments, as in {HorizontalFlip: {p: 0.5}}; "
             f"one has {', '.join(item) or 'nothing'}"
         )
     ((name, arguments),) = item.items()
+    if not isinstance(arguments, Mapping):
+        raise ConfigError(f"recipe.augment: {name}: its arguments are a mapping, {{}} if there are none")
     kind = _kind(name)
     known = [key for key in inspect.signature(kind.__init__).parameters if key not in ("self", "args", "kwargs")]
     for key in arguments:

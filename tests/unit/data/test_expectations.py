@@ -1,6 +1,8 @@
 import hashlib
+import logging
 import re
 import socket
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from assay.config import Bounds, Expectations
 from assay.data import manifest
 from assay.data.dataset import Dataset
-from assay.data.expectations import ROWS_SHOWN, Checked, check, require
+from assay.data.expectations import ROWS_SHOWN, Checked, _quiet, check, require
 from assay.errors import ExpectationsFailed
 from assay.preprocess import Geometry
 
@@ -223,3 +225,12 @@ def test_checking_is_silent_and_speaks_to_nobody(
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_library_logs_and_warns_of_is_kept_back_only_meanwhile(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("great_expectations.any.module")
+    with _quiet():
+        logger.error("noise")
+        warnings.warn("noise", stacklevel=1)
+    logger.error("later")
+    assert [record.message for record in caplog.records] == ["later"]

@@ -72,7 +72,7 @@ def test_travels_to_a_worker_process() -> None:
     ("augment", "message"),
     [
         ({"HorizontalFilp": {}}, "no 'HorizontalFilp'; did you mean 'HorizontalFlip'?"),
-        ({"Compose3": 1}, "no 'Compose3'"),
+        ({"Compose3": {}}, "no 'Compose3'"),
         ({"HorizontalFlip": {"prob": 0.5}}, "HorizontalFlip takes no 'prob'"),
         ({"RandomBrightnessContrast": {"brightnes_limit": 0.1}}, "did you mean 'brightness_limit'?"),
         ({"RandomBrightnessContrast": {"brightness_limit": "much"}}, "RandomBrightnessContrast: .*brightness_limit"),
@@ -82,9 +82,11 @@ def test_travels_to_a_worker_process() -> None:
         ({}, "one has nothing"),
         ({"OneOf": {"transforms": [{"Blurr": {}}]}}, "no 'Blurr'; did you mean 'Blur'?"),
         ({"CenterCrop": {"height": 8, "width": 8, "p": 0.01}}, r"makes uint8 \[8, 8, 3\] of uint8 \[16, 16, 3\]"),
-        ({"Normalize": {"p": 0.01}}, r"makes float32 .* normalisation is done afterwards"),
+        ({"Normalize": {"p": 0.01}}, r"makes float32 .*normalisation is done afterwards"),
+        ({"HorizontalFlip": [0.5]}, "HorizontalFlip: its arguments are a mapping"),
+        ({"OneOf": {"transforms": "Blur"}}, "each entry is one transform"),
         ({"RandomCrop": {"height": 99, "width": 99}}, "does not work on 16 px images"),
-        ({"HorizontalFlip": None}, "HorizontalFlip"),
+        ({"HorizontalFlip": None}, "HorizontalFlip: its arguments are a mapping"),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(augment: Any, message: str) -> None:

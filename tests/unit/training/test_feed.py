@@ -1,6 +1,6 @@
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -111,7 +111,7 @@ def test_trouble_comes_out_after_the_batches_before_it(dataset: Dataset) -> None
             next(feed)
 
 
-def test_a_shard_that_is_gone_is_one_clear_error(make_dataset) -> None:
+def test_a_shard_that_is_gone_is_one_clear_error(make_dataset: Callable[..., Dataset]) -> None:
     dataset = make_dataset()
     subset = dataset.subset("train")
     for shard in dataset.shards.glob("*.npy"):
@@ -122,9 +122,9 @@ def test_a_shard_that_is_gone_is_one_clear_error(make_dataset) -> None:
 
 def test_nothing_is_left_running(dataset: Dataset) -> None:
     subset = dataset.subset("train")
-    with pytest.raises(KeyboardInterrupt), Feed(Maker(subset), plain_jobs(len(subset), 2)) as feed:
+    with Feed(Maker(subset), plain_jobs(len(subset), 2)) as feed:
         next(feed)
-        raise KeyboardInterrupt
+        assert feeding()
     assert not feeding()
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,11 @@ from assay.training.feed import Batch
 from assay.training.learner import Learner
 from assay.training.precision import Mode, Normaliser
 
+Samples = tuple[np.ndarray, np.ndarray]
 FP32 = Mode("fp32", False)
 
 
-def learner(targets: np.ndarray, model: torch.nn.Module | None = None, **settings) -> Learner:
+def learner(targets: np.ndarray, model: torch.nn.Module | None = None, **settings: Any) -> Learner:
     torch.manual_seed(0)
     net = model or torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 4 * 4, 3))
     normalise = Normaliser((0.5,) * 3, (0.25,) * 3, FP32, torch.device("cpu"))
@@ -18,12 +21,12 @@ def learner(targets: np.ndarray, model: torch.nn.Module | None = None, **setting
 
 
 @pytest.fixture
-def samples() -> tuple[np.ndarray, np.ndarray]:
+def samples() -> Samples:
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (23, 4, 4, 3), np.uint8), rng.permutation(np.arange(23) % 3)
 
 
-def batches(samples: tuple[np.ndarray, np.ndarray], size: int) -> list[Batch]:
+def batches(samples: Samples, size: int) -> list[Batch]:
     pixels, targets = samples
     cuts = range(size, len(targets), size)
     return [
@@ -34,7 +37,7 @@ def batches(samples: tuple[np.ndarray, np.ndarray], size: int) -> list[Batch]:
 
 @pytest.mark.parametrize("class_weights", [False, True])
 @pytest.mark.parametrize("size", [1, 4, 10, 22, 23])
-def test_validation_is_over_samples_however_they_are_batched(samples, size: int, class_weights: bool) -> None:
+def test_validation_is_over_samples_however_they_are_batched(samples: Samples, size: int, class_weights: bool) -> None:
     pixels, targets = samples
     judge = learner(np.array([0, 0, 0, 1, 2]), class_weights=class_weights, label_smoothing=0.3)
     judged = judge.judge(batches(samples, size))
@@ -45,7 +48,7 @@ def test_validation_is_over_samples_however_they_are_batched(samples, size: int,
     assert judged["val_loss"] == pytest.approx((each * weights).sum() / weights.sum(), rel=1e-5)
 
 
-def test_judging_changes_nothing(samples) -> None:
+def test_judging_changes_nothing(samples: Samples) -> None:
     model = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Dropout(), torch.nn.Flatten(), torch.nn.Linear(48, 3))
     judge = learner(samples[1], model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -53,7 +56,7 @@ def test_judging_changes_nothing(samples) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_step_learns_at_the_rate_of_the_schedule(samples) -> None:
+def test_a_step_learns_at_the_rate_of_the_schedule(samples: Samples) -> None:
     student = learner(
         samples[1], optimizer="sgd", momentum=0.0, weight_decay=0.0, learning_rate=0.5, schedule="constant"
     )
@@ -67,7 +70,7 @@ def test_a_step_learns_at_the_rate_of_the_schedule(samples) -> None:
     assert student.step == 1
 
 
-def test_the_average_is_what_is_judged(samples) -> None:
+def test_the_average_is_what_is_judged(samples: Samples) -> None:
     student = learner(samples[1], ema=0.9, learning_rate=0.1)
     for pixels, targets in batches(samples, 4):
         student.learn(pixels, targets)
@@ -76,14 +79,14 @@ def test_the_average_is_what_is_judged(samples) -> None:
     assert learner(samples[1]).kept is not student.kept
 
 
-def test_smoothing_is_for_training_alone(samples) -> None:
+def test_smoothing_is_for_training_alone(samples: Samples) -> None:
     ((pixels, targets), *_) = batches(samples, 4)
     plain, smooth = learner(samples[1]), learner(samples[1], label_smoothing=0.5)
     assert plain.judge([(pixels, targets)]) == smooth.judge([(pixels, targets)])
     assert plain.learn(pixels, targets) != smooth.learn(pixels, targets)
 
 
-def test_the_first_of_equal_epochs_is_the_best(samples) -> None:
+def test_the_first_of_equal_epochs_is_the_best(samples: Samples) -> None:
     student = learner(samples[1], patience=2)
     improved = []
     for loss in (2.0, 1.0, 1.0, 1.5):

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from assay.training.learner import Learner
 from assay.training.loop import LOG_EVERY
 
 MakeRecipe = Callable[..., Recipe]
+MakeDataset = Callable[..., Dataset]
 RESULT = ["trained.json", "weights.safetensors"]
 
 RICH = {
@@ -70,9 +72,9 @@ def test_says_what_it_was_trained_with(dataset: Dataset, recipe: MakeRecipe, tmp
 
 
 @pytest.mark.parametrize("rich", [{}, RICH], ids=["plain", "rich"])
-def test_same_seed_same_bytes(dataset: Dataset, recipe: MakeRecipe, tmp_path: Path, rich) -> None:
+def test_same_seed_same_bytes(dataset: Dataset, recipe: MakeRecipe, tmp_path: Path, rich: dict[str, Any]) -> None:
     for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
-        np.random.seed(len(folder))  # noqa: NPY002 - whatever the caller's generators are at
+        np.random.seed(len(folder))
         torch.manual_seed(hash(folder))
         train(dataset, recipe(**(rich | {"seed": seed})), tmp_path / folder)
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
@@ -81,7 +83,7 @@ def test_same_seed_same_bytes(dataset: Dataset, recipe: MakeRecipe, tmp_path: Pa
 
 def test_the_callers_randomness_is_left_alone(dataset: Dataset, recipe: MakeRecipe, tmp_path: Path) -> None:
     def state() -> tuple[object, ...]:
-        generators = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+        generators = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
         return *generators, torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
 
     before = state()
@@ -90,7 +92,9 @@ def test_the_callers_randomness_is_left_alone(dataset: Dataset, recipe: MakeReci
 
 
 @pytest.mark.parametrize("settings", [RICH, {"optimizer": "sgd", "learning_rate": 0.05}], ids=["adamw", "sgd"])
-def test_goes_on_to_the_same_weights(dataset: Dataset, recipe: MakeRecipe, tmp_path: Path, settings, capsys) -> None:
+def test_goes_on_to_the_same_weights(
+    dataset: Dataset, recipe: MakeRecipe, tmp_path: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = train(dataset, recipe(**settings), tmp_path / "whole")
     first = train(dataset, recipe(**settings), tmp_path / "parts", stop_after=1)
     assert len(first.history) == 1
@@ -103,7 +107,7 @@ def test_goes_on_to_the_same_weights(dataset: Dataset, recipe: MakeRecipe, tmp_p
 
 
 def test_a_real_interrupt_loses_no_whole_epoch(
-    dataset: Dataset, recipe: MakeRecipe, tmp_path: Path, assay_home
+    dataset: Dataset, recipe: MakeRecipe, tmp_path: Path, assay_home: Path
 ) -> None:
     dataset.save(tmp_path / "dataset")
     (tmp_path / "recipe.json").write_text(recipe(**RICH).model_dump_json())
@@ -155,14 +159,16 @@ def test_another_recipe_starts_anew(dataset: Dataset, recipe: MakeRecipe, tmp_pa
     assert names(tmp_path / "used") == RESULT
 
 
-def test_other_data_starts_anew(dataset: Dataset, make_dataset, recipe: MakeRecipe, tmp_path: Path, capsys) -> None:
+def test_other_data_starts_anew(
+    dataset: Dataset, make_dataset: MakeDataset, recipe: MakeRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(dataset, recipe(), tmp_path / "used", stop_after=1)
     train(make_dataset(seed=7), recipe(), tmp_path / "used")
     assert "going on" not in capsys.readouterr().err
 
 
 def test_other_weights_under_the_same_name_start_anew(
-    dataset: Dataset, recipe: MakeRecipe, tmp_path: Path, capsys
+    dataset: Dataset, recipe: MakeRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start = tmp_path / "start.safetensors"
     for seed in (1, 2):
@@ -202,7 +208,13 @@ def test_a_loss_that_is_no_number_names_the_step(dataset: Dataset, recipe: MakeR
     [([3.0, 2.0, 2.5, 2.5, 1.0], 4, 2), ([3.0, 2.0, 2.5, 1.0, 1.5], 5, 4), ([2.0, 2.0, 2.0], 3, 1)],
 )
 def test_patience_ends_the_training(
-    dataset: Dataset, recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses, epochs, best
+    dataset: Dataset,
+    recipe: MakeRecipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    losses: list[float],
+    epochs: int,
+    best: int,
 ) -> None:
     judged: Iterator[float] = iter(losses)
     monkeypatch.setattr(Learner, "judge", lambda self, batches: {"val_loss": next(judged), "val_accuracy": 0.5})
@@ -234,7 +246,9 @@ def test_metrics_of_steps_and_epochs_are_logged(dataset: Dataset, recipe: MakeRe
     assert logged[0][1]["learning_rate"] == pytest.approx(4e-3, rel=0.1)
 
 
-def test_the_last_line_says_how_it_went(dataset: Dataset, recipe: MakeRecipe, tmp_path: Path, capsys) -> None:
+def test_the_last_line_says_how_it_went(
+    dataset: Dataset, recipe: MakeRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     trained = train(dataset, recipe(epochs=1), tmp_path)
     line = capsys.readouterr().err.splitlines()[-1]
     accuracy = trained.history[0]["val_accuracy"]
@@ -242,7 +256,7 @@ def test_the_last_line_says_how_it_went(dataset: Dataset, recipe: MakeRecipe, tm
     assert line.endswith(f"s  fp32, waiting for data {trained.wait_share:.0%}")
 
 
-def test_fewer_images_than_a_batch_are_one_batch(make_dataset, recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_fewer_images_than_a_batch_are_one_batch(make_dataset: MakeDataset, recipe: MakeRecipe, tmp_path: Path) -> None:
     dataset = make_dataset(images=20)
     logged: list[int] = []
     train(dataset, recipe(epochs=2, batch_size=64), tmp_path, log=lambda metrics, step: logged.append(step))
@@ -262,7 +276,7 @@ def without(dataset: Dataset, split: str) -> Dataset:
 
 
 def test_data_that_cannot_be_trained_on_is_refused(
-    dataset: Dataset, make_dataset, recipe: MakeRecipe, tmp_path
+    dataset: Dataset, make_dataset: MakeDataset, recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     one_class = make_dataset(labels=["crack"])
     rare = make_dataset(images=40, labels=[*["crack", "intact"] * 7, *["crack", "other"] * 2, "crack", "intact"])

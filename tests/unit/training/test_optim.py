@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from assay.config import Recipe
 from assay.training.optim import class_weights, learning_rate, optimizer
 
 
-def rates(steps_per_epoch: int = 10, **settings) -> list[float]:
+def rates(steps_per_epoch: int = 10, **settings: Any) -> list[float]:
     recipe = Recipe(backbone="any", **({"epochs": 4, "learning_rate": 0.1, "min_learning_rate": 0.001} | settings))
     return [learning_rate(recipe, step, steps_per_epoch) for step in range(recipe.epochs * steps_per_epoch)]
 
@@ -52,7 +53,9 @@ def test_one_cycle_rises_then_falls() -> None:
     highest=st.floats(1e-8, 10),
     lowest=st.floats(0, 1),
 )
-def test_every_step_has_a_rate_within_bounds(schedule, epochs, steps, warmup, highest, lowest) -> None:
+def test_every_step_has_a_rate_within_bounds(
+    schedule: str, epochs: int, steps: int, warmup: float, highest: float, lowest: float
+) -> None:
     values = rates(
         steps,
         schedule=schedule,

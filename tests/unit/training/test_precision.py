@@ -1,5 +1,6 @@
 import copy
-from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,13 +56,13 @@ def test_a_choice_is_remembered() -> None:
 
 
 @pytest.mark.parametrize("change", [{"backbone": "other"}, {"size": 64}])
-def test_another_situation_is_measured_anew(change) -> None:
+def test_another_situation_is_measured_anew(change: dict[str, Any]) -> None:
     chosen(Stopwatch(1, 2, 3, 4))
     assert chosen(Stopwatch(4, 3, 2, 1), **change) == FP32_PLAIN
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"chosen": {"precision": "bf16", "channels_last": true}}'])
-def test_a_damaged_memory_is_replaced(assay_home, content: str) -> None:
+def test_a_damaged_memory_is_replaced(assay_home: Path, content: str) -> None:
     chosen(Stopwatch(1, 2, 3, 4))
     (path,) = (assay_home / "precision").iterdir()
     path.write_text(content)
@@ -69,7 +70,7 @@ def test_a_damaged_memory_is_replaced(assay_home, content: str) -> None:
     assert chosen(Stopwatch(1, 2, 3, 4)) == FP32_PLAIN
 
 
-def test_nothing_is_measured_where_nothing_is_open(assay_home) -> None:
+def test_nothing_is_measured_where_nothing_is_open(assay_home: Path) -> None:
     assert choose((FP32,), "net", 32, CPU, lambda: pytest.fail("measured")) == FP32
     assert not assay_home.exists()
 
@@ -83,7 +84,7 @@ def test_nothing_is_measured_where_nothing_is_open(assay_home) -> None:
         ({"precision": "bf16", "channels_last": True}, (BF16,)),
     ],
 )
-def test_the_recipe_says_what_is_open(settings, expected) -> None:
+def test_the_recipe_says_what_is_open(settings: dict[str, Any], expected: tuple[Mode, ...]) -> None:
     assert candidates(Recipe(backbone="any", **settings), CPU) == expected
 
 

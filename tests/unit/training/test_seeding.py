@@ -9,6 +9,11 @@ from assay.training.seeding import isolated, seed_of
 CPU = torch.device("cpu")
 
 
+def interrupt() -> None:
+    torch.rand(10)
+    raise KeyboardInterrupt
+
+
 def test_seeds_are_fixed_and_distinct() -> None:
     assert seed_of(0) == 7896617691693857887
     assert len({seed_of(a, b) for a in range(30) for b in range(30)}) == 900
@@ -27,7 +32,7 @@ def flags() -> tuple[object, ...]:
 
 
 def states() -> tuple[object, ...]:
-    return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()
 
 
 def test_torch_is_deterministic_inside_and_unchanged_after() -> None:
@@ -42,6 +47,5 @@ def test_torch_is_deterministic_inside_and_unchanged_after() -> None:
 def test_an_error_leaks_nothing_either() -> None:
     before = flags(), states()
     with pytest.raises(KeyboardInterrupt), isolated(CPU):
-        torch.rand(10)
-        raise KeyboardInterrupt
+        interrupt()
     assert (flags(), states()) == before
