@@ -44,7 +44,7 @@ def main() -> None:
             bundle=bundle.meta,
             recipe=trained.recipe,
             history=trained.history,
-            best_epoch=trained.best_epoch - 1,
+            best_epoch=trained.best_epoch,
             suspects=suspects(evidence.candidate, labels),
         )
     )

@@ -79,41 +79,50 @@ def timed(work: Callable[[], T], seconds: dict[str, float], name: str) -> T:
     return result
 
 
-def measure(rows: int) -> dict[str, float]:
-    """Seconds of each stage and this process's peak memory."""
+def measure(folder: Path) -> dict[str, float]:
+    """Seconds of each stage on the data set saved in `folder`, and this process's peak memory."""
     check(generate(CLASSES * 20), EXPECTATIONS)  # the imports, which do not depend on the rows
-    dataset = generate(rows)
     seconds: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        timed(lambda: dataset.save(Path(folder)), seconds, "save")
-        loaded = timed(lambda: Dataset.load(Path(folder)), seconds, "load")
-    del dataset
-    timed(lambda: check(loaded, EXPECTATIONS), seconds, "check")
-    first = timed(lambda: split(loaded, SplitConfig()), seconds, "split")
-    timed(lambda: split(loaded, SplitConfig(), previous=first.manifest), seconds, "again")
+    dataset = timed(lambda: Dataset.load(folder), seconds, "load")
+    timed(lambda: check(dataset, EXPECTATIONS), seconds, "check")
+    first = timed(lambda: split(dataset, SplitConfig()), seconds, "split")
+    timed(lambda: split(dataset, SplitConfig(), previous=first.manifest), seconds, "again")
+    timed(lambda: first.save(folder / "after"), seconds, "save")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     return {**seconds, "peak_mib": peak}
 
 
+def in_process(*arguments: str) -> str:
+    """What this file prints in a process of its own, which has a peak memory of its own."""
+    return subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, check=True, text=True).stdout
+
+
 def main() -> None:
-    """Measure each size in a process of its own, so that each has a peak memory of its own."""
+    """Generate, then measure each number of rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
-    parser.add_argument("--json", action="store_true", help="measure the one size here and print JSON")
+    parser.add_argument("--generate", type=Path, help="only write generated rows to this folder")
+    parser.add_argument("--measure", type=Path, help="only measure what is in this folder, as JSON")
     options = parser.parse_args()
-    if options.json:
-        print(json.dumps(measure(options.rows[0])))
-        return
-    print(
-        f"{'rows':>10}{'save':>8}{'load':>8}{'check':>8}{'split':>8}{'again':>8}{'sum':>8}  s{'rows/s':>10}{'peak MiB':>10}"
-    )
-    for rows in options.rows:
-        command = [sys.executable, __file__, "--json", "--rows", str(rows)]
-        figures = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1])
-        peak = figures.pop("peak_mib")
-        total = sum(figures.values())
-        stages = "".join(f"{value:8.1f}" for value in figures.values())
-        print(f"{rows:10,}{stages}{total:8.1f}   {rows / total:10,.0f}{peak:10,.0f}", flush=True)
+    if options.generate:
+        generate(options.rows[0]).save(options.generate)
+    elif options.measure:
+        print(json.dumps(measure(options.measure)))
+    else:
+        table(options.rows)
+
+
+def table(sizes: list[int]) -> None:
+    """Print a line for each number of rows."""
+    stages = ["load", "check", "split", "again", "save"]
+    print("seconds:  " + "".join(f"{name:>8}" for name in [*stages, "sum"]) + f"{'rows/s':>10}{'peak MiB':>10}")
+    for rows in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            in_process("--rows", str(rows), "--generate", folder)
+            figures = json.loads(in_process("--measure", folder).splitlines()[-1])
+        total = sum(figures[name] for name in stages)
+        line = "".join(f"{figures[name]:8.1f}" for name in stages)
+        print(f"{rows:10,}{line}{total:8.1f}{rows / total:10,.0f}{figures['peak_mib']:10,.0f}", flush=True)
 
 
 if __name__ == "__main__":

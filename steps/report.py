@@ -40,7 +40,7 @@ def report(
         bundle=candidate.meta,
         recipe=trained.recipe,
         history=trained.history,
-        best_epoch=trained.best_epoch - 1,
+        best_epoch=trained.best_epoch,
         champion_metrics=measure(evidence.champion, labels, confidence) if evidence.champion is not None else None,
         suspects=suspects(evidence.candidate, labels),
     )

@@ -164,6 +164,14 @@ class UseCase(Settings):
     recipe: Recipe
     policy: Policy = Policy()
 
+    @property
+    def making(self) -> "UseCase":
+        """The use case without what only judges, expectations and policy: what the model depends on.
+
+        A model that is judged anew by another policy is still the same model.
+        """
+        return self.model_copy(update={"expectations": Expectations(), "policy": Policy()})
+
 
 def load_use_case(path: Path, overrides: Mapping[str, Any] | None = None) -> UseCase:
     """Read `parameters.use_case` of a ZenML run configuration.
@@ -199,7 +207,7 @@ def use_case_document(path: Path) -> dict[str, Any]:
     parameters = document.get("parameters") if isinstance(document, dict) else None
     if not isinstance(parameters, dict) or not isinstance(parameters.get("use_case"), dict):
         raise ConfigError(f"{path}: has no `parameters: use_case:` mapping; configs/demo.yaml shows one")
-    return document
+    return dict(document)
 
 
 def _put(raw: dict[str, Any], dotted: str, value: Any) -> None:

@@ -27,7 +27,7 @@ def collect(use_case: UseCase, dataset: "Dataset") -> Lineage:
         git_dirty=commit is not None and _git("status", "--porcelain") != "",
         data_digest=dataset.digest,
         split_digest=dataset.split_digest,
-        config_digest=digests.of_json(use_case.model_dump(mode="json")),
+        config_digest=digests.of_json(use_case.making.model_dump(mode="json")),
         versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
     )
 

@@ -26,6 +26,7 @@ from assay.errors import ExpectationsFailed
 ROWS_SHOWN = 50
 """Of quarantined rows, their reasons and the classes, as many stand in the page."""
 
+_COLUMNS = ("uri", "label", "sha256", "width", "height", "mode", "format", "brightness", "contrast")
 _NAMED = 3
 _NO_VALUE = -1.0
 """Stands for NaN, which comparisons would pass over: below every bound."""
@@ -101,14 +102,15 @@ class _Facts:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self.rows = dataset.manifest.num_rows
-        self.usable = dataset.usable.num_rows
+        self.used = dataset.manifest.select([*_COLUMNS, "fault"]).filter(pc.field("fault") == "")
+        self.usable = self.used.num_rows
 
     @cached_property
     def images(self) -> Frame:
         """A row for each usable image, in the order of the manifest."""
         import pandas as pd
 
-        usable = self.dataset.usable
+        usable = self.used
         width, height = usable["width"].to_numpy(), usable["height"].to_numpy()
         shorter, longer = np.minimum(width, height), np.maximum(width, height)
         return pd.DataFrame(
@@ -116,8 +118,8 @@ class _Facts:
                 "shorter side": shorter,
                 "longer side": longer,
                 "aspect ratio": np.where(shorter > 0, longer / np.maximum(shorter, 1), np.inf),
-                "mode": usable["mode"].to_pandas(),
-                "format": usable["format"].to_pandas(),
+                "mode": pc.dictionary_encode(usable["mode"]).to_pandas(),
+                "format": pc.dictionary_encode(usable["format"]).to_pandas(),
                 "brightness": np.nan_to_num(usable["brightness"].to_numpy().astype(float), nan=_NO_VALUE),
                 "contrast": np.nan_to_num(usable["contrast"].to_numpy().astype(float), nan=_NO_VALUE),
             }
@@ -129,7 +131,7 @@ class _Facts:
         import pandas as pd
 
         labels = list(self.dataset.labels)
-        counts = pd.DataFrame({"class": labels, "usable images": _counts(self.dataset.usable["label"], labels)})
+        counts = pd.DataFrame({"class": labels, "usable images": _counts(self.used["label"], labels)})
         counts["quarantined"] = _counts(self.dataset.manifest["label"], labels) - counts["usable images"]
         return counts
 
@@ -140,7 +142,7 @@ class _Facts:
 
         counts = self.classes["usable images"]
         smallest, largest = counts.min() if len(counts) else 0, counts.max() if len(counts) else 0
-        distinct = pc.count_distinct(self.dataset.usable["sha256"]).as_py()
+        distinct = pc.count_distinct(self.used["sha256"]).as_py()
         return pd.DataFrame(
             {
                 "classes": [int((counts > 0).sum())],
@@ -160,7 +162,7 @@ class _Facts:
 
     def uri(self, image: int) -> str:
         """The name of a usable image, quoted: names may hold anything."""
-        return repr(self.dataset.usable["uri"][image].as_py())
+        return repr(self.used["uri"][image].as_py())
 
 
 Told = Callable[[_Facts, Any], str]

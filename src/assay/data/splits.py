@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 from assay.config import SplitConfig
 from assay.console import warn
 from assay.data import duplicates
-from assay.data.dataset import Dataset, with_moments
-from assay.data.duplicates import Relations
-from assay.data.manifest import SPLITS
+from assay.data.dataset import Dataset, Triple
+from assay.data.duplicates import Relations, usable
+from assay.data.manifest import CHANNELS, SPLITS, moments
 from assay.errors import DataError
 
 LEAST_STD = 1 / 255
@@ -82,17 +82,16 @@ def split(dataset: Dataset, config: SplitConfig, previous: pa.Table | None = Non
     Raises:
         DataError: a class has no sample in a split; `previous` contradicts itself; a shard is not there.
     """
-    usable = dataset.usable
-    if not usable.num_rows:
+    rows = usable(dataset, "uri", "given_group", "sha256")
+    if not rows.num_rows:
         raise DataError(f"{dataset.source}: not one usable image to split")
     relations = duplicates.relate(dataset, config.near_duplicates)
-    _warn_of_large_group(relations, usable)
-    assignment = _assign(usable, relations, _placed(previous), config)
+    _warn_of_large_group(relations, rows["uri"])
+    assignment = _assign(rows, relations, _placed(previous), config)
     result = replace(dataset, manifest=_filled(dataset.manifest, assignment))
     _require_every_class(result, config)
-    result = with_moments(result)
-    std = result.std or (0.0, 0.0, 0.0)
-    return replace(result, std=(max(std[0], LEAST_STD), max(std[1], LEAST_STD), max(std[2], LEAST_STD)))
+    mean, std = _moments(result)
+    return replace(result, mean=mean, std=std)
 
 
 def place(key: str, seed: int) -> float:
@@ -104,21 +103,24 @@ def place(key: str, seed: int) -> float:
 def _placed(previous: pa.Table | None) -> _Placed:
     if previous is None:
         return _Placed(pa.array([], pa.string()), pa.array([], pa.string()), np.empty(0, np.int64))
-    rows = previous.select(["sha256", "group", "split"]).filter(pc.not_equal(previous["split"], ""))
-    rows = rows.group_by(rows.column_names).aggregate([]).combine_chunks()
-    if pc.count_distinct(rows["sha256"]).as_py() < rows.num_rows:
-        raise DataError("the earlier manifest has one content in two groups or splits; split without it")
-    number = pc.index_in(rows["split"], value_set=pa.array(SPLITS))
-    if number.null_count:
+    rows = previous.select(["sha256", "group", "split"]).filter(pc.field("split") != "")
+    number, first = duplicates.distinct(rows["sha256"])
+    split_number = pc.index_in(rows["split"], value_set=pa.array(SPLITS))
+    if split_number.null_count:
         raise DataError(f"the earlier manifest has splits other than {', '.join(SPLITS)}; split without it")
-    sha256, group = (rows[name].combine_chunks().cast(pa.string()) for name in ("sha256", "group"))
-    return _Placed(sha256, group, number.to_numpy().astype(np.int64))
+    columns = duplicates.distinct(rows["group"])[0], split_number.to_numpy().astype(np.int64)
+    if any((column != column[first][number]).any() for column in columns):
+        raise DataError("the earlier manifest has one content in two groups or splits; split without it")
+    sha256, group = (
+        rows[name].take(pa.array(first)).combine_chunks().cast(pa.string()) for name in ("sha256", "group")
+    )
+    return _Placed(sha256, group, columns[1][first])
 
 
-def _assign(usable: pa.Table, relations: Relations, placed: _Placed, config: SplitConfig) -> _Assignment:
-    at = _places(usable["sha256"].combine_chunks(), placed.sha256)
+def _assign(rows: pa.Table, relations: Relations, placed: _Placed, config: SplitConfig) -> _Assignment:
+    at = _places(rows["sha256"].combine_chunks(), placed.sha256)
     parts = _new_parts(relations, at)
-    keys = _fresh_keys(usable.select(["given_group", "sha256"]).take(pa.array(parts.rows)), parts)
+    keys = _fresh_keys(rows.select(["given_group", "sha256"]).take(pa.array(parts.rows)), parts)
     known = _places(keys, placed.group)
     # A key that was used before means what it meant before, although its members are gone.
     part_split = np.where(known >= 0, np.append(placed.split, -1)[known], _by_hash(keys, config))
@@ -126,7 +128,7 @@ def _assign(usable: pa.Table, relations: Relations, placed: _Placed, config: Spl
     names = pa.concat_arrays([placed.group, keys, pa.array([""])])
     part_group = len(placed.group) + np.arange(parts.count)
     _follow(part_group, part_split, parts, at, placed)
-    faults = _contradictions(usable["uri"], parts, at, placed)
+    faults = _contradictions(rows["uri"], parts, at, placed)
     group, where = at.copy(), np.append(placed.split, -1)[at]
     group[parts.rows], where[parts.rows] = part_group[parts.part], part_split[parts.part]
     refused = np.isin(parts.part, list(faults))
@@ -231,35 +233,46 @@ def _filled(manifest: pa.Table, assignment: _Assignment) -> pa.Table:
     return manifest
 
 
-def _warn_of_large_group(relations: Relations, usable: pa.Table) -> None:
+def _warn_of_large_group(relations: Relations, uris: pa.ChunkedArray) -> None:
     groups = relations.groups()
     sizes = np.bincount(groups)
     largest = int(sizes.argmax())
     if sizes[largest] > max(LARGE_GROUP * len(groups), 2):
-        uri = usable["uri"][int(np.flatnonzero(groups == largest)[0])].as_py()
+        uri = uris[int(np.flatnonzero(groups == largest)[0])].as_py()
         warn("split", f"{sizes[largest]:,} of {len(groups):,} images are one group, that of {uri}: one split gets all")
+
+
+def _moments(dataset: Dataset) -> tuple[Triple, Triple]:
+    """Mean and std of each channel in the training split."""
+    sums = [f"{name}_{channel}" for name in ("sum", "sumsq") for channel in CHANNELS]
+    training = dataset.manifest.select([*sums, "split"]).filter(pc.field("split") == "train")
+    mean, std = moments(training, dataset.geometry.size)
+    return _triple(mean), _triple(tuple(max(value, LEAST_STD) for value in std))
+
+
+def _triple(values: tuple[float, ...]) -> Triple:
+    return values[0], values[1], values[2]
 
 
 def _require_every_class(dataset: Dataset, config: SplitConfig) -> None:
     """Raise a DataError that names the classes that a split lacks."""
-    usable = dataset.usable
-    label = pc.index_in(usable["label"], value_set=pa.array(dataset.labels, pa.string())).to_numpy()
-    where = pc.index_in(usable["split"], value_set=pa.array(SPLITS)).to_numpy()
+    rows = usable(dataset, "label", "group", "split")
+    label = pc.index_in(rows["label"], value_set=pa.array(dataset.labels, pa.string())).to_numpy()
+    where = pc.index_in(rows["split"], value_set=pa.array(SPLITS)).to_numpy()
     counts = np.bincount(label * 3 + where, minlength=3 * len(dataset.labels)).reshape(-1, 3)
     lacking = np.flatnonzero((counts == 0).any(axis=1))
-    if not len(lacking):
-        return
-    raise DataError(f"{'; '.join(_lacks(dataset, counts, int(c)) for c in lacking[:_NAMED])}{_remedy(lacking, config)}")
+    if len(lacking):
+        named = "; ".join(_lacks(dataset.labels[c], rows, counts[c]) for c in lacking[:_NAMED])
+        raise DataError(f"{named}{_remedy(len(lacking), config)}")
 
 
-def _lacks(dataset: Dataset, counts: Array, label: int) -> str:
-    missing = [name for name, count in zip(SPLITS, counts[label], strict=True) if not count]
-    rows = dataset.usable.filter(pc.equal(dataset.usable["label"], dataset.labels[label]))
-    groups = pc.count_distinct(rows["group"]).as_py()
-    images = f"{rows.num_rows} usable image{'s' * (rows.num_rows != 1)} in {groups} group{'s' * (groups != 1)}"
-    return f"class {dataset.labels[label]!r} ({images}) has none in {' and '.join(missing)}"
+def _lacks(label: str, rows: pa.Table, counts: Array) -> str:
+    missing = [name for name, count in zip(SPLITS, counts, strict=True) if not count]
+    groups = pc.count_distinct(rows.filter(pc.field("label") == label)["group"]).as_py()
+    images = f"{counts.sum()} usable image{'s' * (counts.sum() != 1)} in {groups} group{'s' * (groups != 1)}"
+    return f"class {label!r} ({images}) has none in {' and '.join(missing)}"
 
 
-def _remedy(lacking: Array, config: SplitConfig) -> str:
-    more = f"; and {len(lacking) - _NAMED:,} more classes" if len(lacking) > _NAMED else ""
+def _remedy(lacking: int, config: SplitConfig) -> str:
+    more = f"; and {lacking - _NAMED:,} more classes" if lacking > _NAMED else ""
     return f"{more}. Add different pictures of it, take the class out, or give split another seed than {config.seed}"

@@ -27,11 +27,11 @@ VERSION = "1"
 LABELS = ("crack", "intact")
 MIN_SIZE, MAX_SIZE = 48, 1024
 
-MIN_AREA = 0.007
+MIN_AREA = 0.009
 """Least share of the picture that a crack covers."""
 MIN_EXTENT = 0.45
 """Least diagonal of the box around a crack, in sides of the picture."""
-MIN_CONTRAST = 24.0
+MIN_CONTRAST = 28.0
 """Least difference between a crack and its surroundings, in levels of luminance (0 to 255)."""
 MIN_CONTRAST_TO_NOISE = 1.5
 """Least ratio of that difference to the standard deviation of the surroundings."""
@@ -270,12 +270,12 @@ def _aggregate(rng: np.random.Generator, size: int) -> Plane:
 def _marks(rng: np.random.Generator, size: int, more: bool) -> Plane:
     """Factor of the light for what is on the surface and is no crack. `more` of its lines stand in for a crack's."""
     factor = np.ones((size, size), np.float32)
-    for make, chance in ((_trowel, 0.3), (_blotches, 0.3), (_pits, 0.45), (_drips, 0.12)):
+    for make, chance in ((_trowel, 0.3), (_blotches, 0.3), (_pits, 0.35), (_drips, 0.12)):
         if rng.random() < chance:
             factor *= make(rng, size)
     lines = (_joint, _scratches, _seam, _bar_shadow, _ridges)
     chances = (0.3, 0.3, 0.12, 0.2, 0.08)
-    count = int(rng.choice(4, p=[0.1, 0.5, 0.3, 0.1] if more else [0.6, 0.3, 0.08, 0.02]))
+    count = int(rng.choice(4, p=[0.15, 0.6, 0.22, 0.03] if more else [0.65, 0.3, 0.05, 0.0]))
     for which in rng.choice(len(lines), count, p=chances, replace=False):
         factor *= lines[which](rng, size)
     return factor
@@ -313,8 +313,8 @@ def _pits(rng: np.random.Generator, size: int) -> Plane:
     canvas = _Canvas(size)
     towards = rng.uniform(0, tau)
     light = np.array([cos(towards), sin(towards)])
-    for _ in range(int(rng.integers(2, 16))):
-        radius = min(0.9 * (1 - rng.random()) ** -0.6, 6.0)
+    for _ in range(int(rng.integers(2, 13))):
+        radius = min(0.8 * (1 - rng.random()) ** -0.55, 4.5)
         outline = _round(rng, radius)
         centre = rng.uniform(-80, 80, 2)
         canvas.blob(centre + outline)
@@ -326,7 +326,7 @@ def _pits(rng: np.random.Generator, size: int) -> Plane:
 def _round(rng: np.random.Generator, radius: float) -> Points:
     """Outline [14, 2] of a dented ellipse around the origin."""
     angles = np.linspace(0, tau, 14, endpoint=False) + rng.uniform(0, tau)
-    reach = radius * np.exp(rng.normal(0, 0.1, 14))
+    reach = radius * np.exp(rng.normal(0, 0.06, 14))
     return np.stack([reach * np.cos(angles), rng.uniform(0.6, 1) * reach * np.sin(angles)], axis=1)
 
 
@@ -382,13 +382,13 @@ def _scratches(rng: np.random.Generator, size: int) -> Plane:
     along = np.linspace(0, 1, 40)[:, None]
     direction = np.array([cos(heading), sin(heading)])
     bend = np.array([-sin(heading), cos(heading)]) * rng.uniform(-0.18, 0.18) * length
-    for _ in range(int(rng.choice([1, 2, 3], p=[0.7, 0.2, 0.1]))):
+    for _ in range(int(rng.choice([1, 2, 3], p=[0.8, 0.15, 0.05]))):
         path = start + length * (along - 0.5) * direction + 4 * along * (1 - along) * bend
-        half = np.full(40, rng.uniform(0.4, 1.1))
+        half = np.full(40, rng.uniform(0.4, 0.8))
         canvas.ribbon(path, half, half)
         start = start + rng.normal(0, 7, 2)
     line = canvas.plane()
-    depth = rng.uniform(-0.75, -0.3) if rng.random() < 0.7 else rng.uniform(0.12, 0.4)
+    depth = rng.uniform(-0.65, -0.3) if rng.random() < 0.7 else rng.uniform(0.12, 0.4)
     return 1 + depth * line
 
 
@@ -417,7 +417,7 @@ def _crack_shade(rng: np.random.Generator, crack: Plane, boldness: int) -> Plane
 def _crack(rng: np.random.Generator, size: int, boldness: float) -> Plane:
     """float32 [s, s]: 0 outside, 1 in the heart of the crack, less towards its edges."""
     canvas = _Canvas(size)
-    width = min(boldness, 3.0) * exp(rng.uniform(log(1.6), log(6.0)))
+    width = min(boldness, 3.0) * exp(rng.uniform(log(1.8), log(6.0)))
     strips = [(path, _ragged(rng, widths)) for path, widths in _network(rng, width)]
     for share, value in ((1.0, 0.7), (0.6, 1.0)):
         for path, (left, right) in strips:
@@ -439,7 +439,7 @@ def _network(rng: np.random.Generator, width: float) -> Iterator[tuple[Points, P
     path = _walk(rng, start, heading, rng.uniform(110, 260))
     widths = _widths(rng, len(path), width, taper=rng.uniform(0.3, 1.0))
     yield path, widths
-    for _ in range(int(rng.choice(5, p=[0.45, 0.3, 0.15, 0.07, 0.03]))):
+    for _ in range(int(rng.choice(5, p=[0.35, 0.33, 0.18, 0.1, 0.04]))):
         at = int(rng.integers(len(path) // 8, max(len(path) * 3 // 4, len(path) // 8 + 1)))
         towards = heading + rng.choice([-1, 1]) * rng.uniform(0.45, 1.2)
         branch = _walk(rng, path[at], towards, rng.uniform(25, 130))
