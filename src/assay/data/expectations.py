@@ -368,6 +368,8 @@ def _suite_results(context: Any, table: str, frame: Frame, expectations: list[An
     asset = context.data_sources.add_pandas(table).add_dataframe_asset(table)
     batch = asset.add_batch_definition_whole_dataframe(table).get_batch(batch_parameters={"dataframe": frame})
     results: list[Any] = batch.validate(gx.ExpectationSuite(name=table, expectations=expectations)).results
+    # Great Expectations keeps the last context for itself, and the context its tables.
+    context.data_sources.delete(table)
     return results
 
 

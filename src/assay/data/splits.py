@@ -239,7 +239,7 @@ def _warn_of_large_group(relations: Relations, uris: pa.ChunkedArray) -> None:
     largest = int(sizes.argmax())
     if sizes[largest] > max(LARGE_GROUP * len(groups), 2):
         uri = uris[int(np.flatnonzero(groups == largest)[0])].as_py()
-        warn("split", f"{sizes[largest]:,} of {len(groups):,} images are one group, that of {uri}: one split gets all")
+        warn("split", f"{sizes[largest]:,} of {len(groups):,} images are one group, that of {uri!r}: one split gets all")
 
 
 def _moments(dataset: Dataset) -> tuple[Triple, Triple]:
@@ -269,7 +269,8 @@ def _require_every_class(dataset: Dataset, config: SplitConfig) -> None:
 def _lacks(label: str, rows: pa.Table, counts: Array) -> str:
     missing = [name for name, count in zip(SPLITS, counts, strict=True) if not count]
     groups = pc.count_distinct(rows.filter(pc.field("label") == label)["group"]).as_py()
-    images = f"{counts.sum()} usable image{'s' * (counts.sum() != 1)} in {groups} group{'s' * (groups != 1)}"
+    count = int(counts.sum())
+    images = f"{count} usable image{'s' * (count != 1)} in {groups} group{'s' * (groups != 1)}"
     return f"class {label!r} ({images}) has none in {' and '.join(missing)}"
 
 

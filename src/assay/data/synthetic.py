@@ -274,8 +274,8 @@ def _marks(rng: np.random.Generator, size: int, more: bool) -> Plane:
         if rng.random() < chance:
             factor *= make(rng, size)
     lines = (_joint, _scratches, _seam, _bar_shadow, _ridges)
-    chances = (0.3, 0.3, 0.12, 0.2, 0.08)
-    count = int(rng.choice(4, p=[0.15, 0.6, 0.22, 0.03] if more else [0.65, 0.3, 0.05, 0.0]))
+    chances = (0.34, 0.26, 0.1, 0.24, 0.06)
+    count = int(rng.choice(4, p=[0.1, 0.6, 0.26, 0.04] if more else [0.65, 0.3, 0.05, 0.0]))
     for which in rng.choice(len(lines), count, p=chances, replace=False):
         factor *= lines[which](rng, size)
     return factor
@@ -343,7 +343,7 @@ def _joint(rng: np.random.Generator, size: int) -> Plane:
     """The groove that the formwork leaves: straight, of one width, with a lit edge."""
     uneven = _noise(rng, size, 8, 4, 0.7)
     across = _line(rng, size) + 0.15 * uneven
-    half, depth = rng.uniform(0.7, 2.6), rng.uniform(0.3, 0.75)
+    half, depth = rng.uniform(0.8, 2.8), rng.uniform(0.4, 0.8)
     groove = _edge(half - np.abs(across), 0.6)
     lit = _edge(half - np.abs(across - 2 * half), 0.7)
     return _clip(1 - depth * groove * (1 + 0.12 * uneven) + rng.uniform(0, 0.14) * lit, 0.08, 1.2)
@@ -371,7 +371,7 @@ def _bar_shadow(rng: np.random.Generator, size: int) -> Plane:
     """The shadow of a rod or wire: a straight dark band with soft sides."""
     across = _line(rng, size, bow=4)
     half, softness = rng.uniform(0.8, 9), rng.uniform(0.8, 3)
-    return 1 - rng.uniform(0.25, 0.6) * _edge(half - np.abs(across), softness)
+    return 1 - rng.uniform(0.3, 0.7) * _edge(half - np.abs(across), softness)
 
 
 def _scratches(rng: np.random.Generator, size: int) -> Plane:

@@ -1,6 +1,5 @@
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -9,76 +8,15 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from assay.errors import BundleError
-from assay.models.bundle import Bundle, BundleMeta, Lineage, Parity
 from assay.models.predictor import MAX_BATCH, Predictor, session
 from assay.preprocess import Geometry, Unreadable, decode
 
-SIZE = 4
-LABELS = ("blue", "green", "red")
-
-
-def model(classes: int = 3, size: int = SIZE, scale: float = 0.1, batch: str | int = "n") -> onnx.ModelProto:
-    """Softmax of the mean of each channel, blue first; with more classes than channels the rest is nought."""
-    weights = np.zeros((3, classes), np.float32)
-    weights[[2, 1, 0], [0, 1, 2]] = scale
-    nodes = [
-        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),
-        helper.make_node("MatMul", ["means", "weights"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "graph",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, size, size, 3])],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [batch, classes])],
-        [numpy_helper.from_array(np.array([1, 2]), "axes"), numpy_helper.from_array(weights, "weights")],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-
-
-def pixels(n: int) -> np.ndarray:
-    return np.random.default_rng(n).integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8)
-
-
-def expected(images: np.ndarray) -> np.ndarray:
-    odds = np.exp(0.1 * images.mean(axis=(1, 2))[:, ::-1])
-    return (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
-
-
-def bundle(folder: Path, proto: bytes, golden: np.ndarray | None = None, **changes: Any) -> Bundle:
-    values: dict[str, Any] = {
-        "name": "colours",
-        "labels": LABELS,
-        "geometry": Geometry(SIZE),
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.2, 0.2, 0.2),
-        "temperature": 1.0,
-        "opset": 20,
-        "parity": Parity(max_abs_difference=0, top1_agreement=1.0, images=1),
-        "lineage": Lineage(
-            git_commit="unknown", git_dirty=False, data_digest="d", split_digest="s", config_digest="c", versions={}
-        ),
-    }
-    files = {
-        "model.onnx": proto,
-        "weights.safetensors": b"",
-        "card.md": b"",
-        "golden_inputs.npy": npy(pixels(3)),
-        "golden_outputs.npy": npy(expected(pixels(3)) if golden is None else golden),
-    }
-    return Bundle.create(folder / "bundle", BundleMeta(**{**values, **changes}), files)
+from toybundle import LABELS, SIZE, expected, model, pixels, toy_bundle
 
 
 @pytest.fixture
 def predictor(tmp_path: Path) -> Predictor:
-    return Predictor(bundle(tmp_path, model().SerializeToString()), threads=1)
+    return Predictor(toy_bundle(tmp_path / "bundle", model().SerializeToString()), threads=1)
 
 
 @pytest.mark.parametrize("n", [0, 1, MAX_BATCH, MAX_BATCH + 1, 2 * MAX_BATCH + 5])
@@ -113,7 +51,7 @@ def test_pixels_of_another_shape_or_type_are_refused(predictor: Predictor, wrong
 
 
 def test_classify_decodes_with_the_geometry_of_the_bundle(tmp_path: Path) -> None:
-    predictor = Predictor(bundle(tmp_path, model().SerializeToString(), geometry=Geometry(SIZE, "crop")))
+    predictor = Predictor(toy_bundle(tmp_path / "bundle", model().SerializeToString(), geometry=Geometry(SIZE, "crop")))
     image = Image.new("RGB", (40, 10), "red")
     image.paste("blue", (15, 0, 25, 10))
     buffer = io.BytesIO()
@@ -135,13 +73,13 @@ def test_golden_outputs_are_reproduced(predictor: Predictor) -> None:
 
 @pytest.mark.parametrize("golden", [expected(pixels(3)) + np.float32(2e-4), np.full((3, 3), np.nan, np.float32)])
 def test_golden_outputs_that_differ_are_refused(tmp_path: Path, golden: np.ndarray) -> None:
-    predictor = Predictor(bundle(tmp_path, model().SerializeToString(), golden))
+    predictor = Predictor(toy_bundle(tmp_path / "bundle", model().SerializeToString(), golden))
     with pytest.raises(BundleError, match="golden outputs differ"):
         predictor.check_golden()
 
 
 def test_an_output_that_is_not_finite_is_refused(tmp_path: Path) -> None:
-    predictor = Predictor(bundle(tmp_path, model(scale=np.inf).SerializeToString()))
+    predictor = Predictor(toy_bundle(tmp_path / "bundle", model(scale=np.inf).SerializeToString()))
     with pytest.raises(BundleError, match="not numbers"):
         predictor.probabilities(pixels(1))
 
@@ -151,12 +89,12 @@ def test_an_output_that_is_not_finite_is_refused(tmp_path: Path) -> None:
 )
 def test_a_model_that_is_not_what_bundle_json_says_is_refused(tmp_path: Path, other: onnx.ModelProto) -> None:
     with pytest.raises(BundleError, match=r"model\.onnx: inputs and outputs are .* must be"):
-        Predictor(bundle(tmp_path, other.SerializeToString()))
+        Predictor(toy_bundle(tmp_path / "bundle", other.SerializeToString()))
 
 
 def test_a_bundle_that_decodes_images_another_way_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="decoded by version 999"):
-        Predictor(bundle(tmp_path, model().SerializeToString(), preprocess=999))
+        Predictor(toy_bundle(tmp_path / "bundle", model().SerializeToString(), preprocess=999))
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", model().SerializeToString()[:-9]], ids=["empty", "text", "cut"])
@@ -187,7 +125,7 @@ def test_weights_in_other_files_are_refused(tmp_path: Path, location: str, monke
 
 
 def test_a_model_that_was_exchanged_after_loading_is_refused(tmp_path: Path) -> None:
-    loaded = bundle(tmp_path, model().SerializeToString())
+    loaded = toy_bundle(tmp_path / "bundle", model().SerializeToString())
     (loaded.folder / "model.onnx").write_bytes(model(scale=0.2).SerializeToString())
     with pytest.raises(BundleError, match="changed since"):
         Predictor(loaded)

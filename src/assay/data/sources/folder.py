@@ -4,6 +4,7 @@ import heapq
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from assay.data.sources.base import Sample, is_junk, read_file, readable, samples_of_tree, stamp_of
 from assay.errors import DataError
@@ -49,6 +50,10 @@ class _Tree:
     folders: set[str] = field(default_factory=set)
     linked: list[tuple[str, str]] = field(default_factory=list)
     """Heap of (uri, real path) of links to folders: followed last, in this order, whatever order the disk has."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker process needs in order to read: not the stamps of a million files."""
+        return {**self.__dict__, "stamps": {}, "folders": set(), "linked": []}
 
     def add(self, uri: str, place: str, stamp: str) -> None:
         if uri in self.stamps:
