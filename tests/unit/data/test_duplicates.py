@@ -135,6 +135,10 @@ def test_same_files_and_given_groups_are_linked_through_each_other(tmp_path: Pat
     assert partition(groups) == {frozenset({0, 1, 2}), frozenset({3, 4}), frozenset({5})}
 
 
+def test_a_file_that_is_there_hundreds_of_times_is_linked() -> None:
+    assert len(np.unique(duplicates.components(2, np.tile([[0, 1]], (256, 1))))) == 1
+
+
 def test_near_duplicates_can_be_left_apart(tmp_path: Path) -> None:
     arrays = pixels([PICTURES[0], EDITS["JPEG 95"](PICTURES[0])])
     whole = dataset(arrays, tmp_path)

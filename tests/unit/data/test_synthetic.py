@@ -63,7 +63,7 @@ def test_a_picture_does_not_depend_on_what_was_drawn_before(many: list[Sample]) 
     assert all(many[index].data == data for index, data in backwards.items())
 
 
-@given(index=st.integers(0, 2**40), seed=st.integers(0, 2**40), hard=st.booleans())
+@given(index=st.integers(0, 2**32 - 1), seed=st.integers(0, 2**32 - 1), hard=st.booleans())
 @settings(max_examples=15, deadline=None)
 def test_any_index_and_seed_give_a_jpeg_with_its_label(index: int, seed: int, hard: bool) -> None:
     data, label = synthetic.render(index, seed, 64, hard)
@@ -162,7 +162,7 @@ def accuracy_of_a_line(features: np.ndarray, many: list[Sample]) -> float:
     [
         ({"index": -1}, "index is -1"),
         ({"seed": -5}, "seed is -5"),
-        ({"seed": 2**63}, "seed is 9223372036854775808"),
+        ({"seed": 2**32}, "seed is 4294967296"),
         ({"size": 47}, "size is 47"),
         ({"size": 1025}, "size is 1025"),
     ],

@@ -120,7 +120,7 @@ from assay.data.dataset import Dataset
 from assay.training import train
 
 def log(metrics, step):
-    if "val_loss" in metrics and step > 10:
+    if "loss" in metrics and step > 10:
         os.kill(os.getpid(), signal.SIGINT)
 
 torch.set_num_threads(1)
@@ -243,7 +243,7 @@ def test_metrics_of_steps_and_epochs_are_logged(dataset: Dataset, recipe: MakeRe
     assert by_epoch == [steps, 2 * steps]
     assert LOG_EVERY == 10
     assert set(logged[-1][1]) == {"train_loss", "val_loss", "val_accuracy", "images_per_s", "wait_share"}
-    assert logged[0][1]["learning_rate"] == pytest.approx(4e-3, rel=0.1)
+    assert logged[0][1]["learning_rate"] == pytest.approx(4e-3, rel=0.2)
 
 
 def test_the_last_line_says_how_it_went(
@@ -275,21 +275,30 @@ def without(dataset: Dataset, split: str) -> Dataset:
     return replace(dataset, manifest=dataset.manifest.set_column(column, "split", [kept]))
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda data, make: replace(data, mean=None), "not split yet"),
+        (lambda data, make: replace(data, std=(0.0, 0.1, 0.1)), "are the same"),
+        (lambda data, make: without(data, "train"), "the training split has 0 images"),
+        (lambda data, make: without(data, "validation"), "the validation split has 0 images"),
+        (lambda data, make: make(labels=["crack"]), "only one class"),
+        (
+            lambda data, make: make(images=20, labels=[*["crack", "intact"] * 7, *["other"] * 6]),
+            "no image of class 'other'",
+        ),
+    ],
+)
 def test_data_that_cannot_be_trained_on_is_refused(
-    dataset: Dataset, make_dataset: MakeDataset, recipe: MakeRecipe, tmp_path: Path
+    dataset: Dataset,
+    make_dataset: MakeDataset,
+    recipe: MakeRecipe,
+    tmp_path: Path,
+    spoil: Callable[[Dataset, MakeDataset], Dataset],
+    message: str,
 ) -> None:
-    one_class = make_dataset(labels=["crack"])
-    rare = make_dataset(images=40, labels=[*["crack", "intact"] * 7, *["crack", "other"] * 2, "crack", "intact"])
-    for data, message in (
-        (replace(dataset, mean=None), "not split yet"),
-        (replace(dataset, std=(0.0, 0.1, 0.1)), "are the same"),
-        (without(dataset, "train"), "the training split has 0 images"),
-        (without(dataset, "validation"), "the validation split has 0 images"),
-        (one_class, "only one class"),
-        (rare, "no image of class 'other'"),
-    ):
-        with pytest.raises(DataError, match=message):
-            train(data, recipe(), tmp_path / "out")
+    with pytest.raises(DataError, match=message):
+        train(spoil(dataset, make_dataset), recipe(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
