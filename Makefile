@@ -33,8 +33,9 @@ $(READY): requirements.txt pyproject.toml
 
 demo: setup ## synthetic concrete to a judged, registered model, in a few minutes on a CPU
 	@$(BIN)/assay train configs/demo.yaml
-	@$(BIN)/assay demo-image .assay/demo.jpg
-	@$(BIN)/assay predict .assay/demo.jpg --model demo@challenger
+	@rm -rf .assay/sample
+	@$(BIN)/assay data sample 'synthetic://concrete?count=9&seed=2026' --to .assay/sample --count 2 > /dev/null
+	@$(BIN)/assay predict .assay/sample/*/*.jpg --model demo@challenger
 
 test: setup ## all tests that need no special machine
 	$(BIN)/python -m pytest

@@ -1,5 +1,7 @@
 """What `assay data` does: everything that training does to data before it trains, for a person to look at."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from assay.config import DataConfig, UseCase
 from assay.data.dataset import Dataset
 from assay.data.expectations import Checked, check
 from assay.data.scan import scan
-from assay.data.sources import open_source
+from assay.data.sources import Sample, open_source
 from assay.data.splits import split
 from assay.errors import DataError
 from assay.home import subfolder
@@ -88,13 +90,13 @@ def _scanned(config: DataConfig) -> Dataset:
 
 
 def copy_sample(uri: str, folder: Path, count: int) -> list[Path]:
-    """Copy the first `count` samples of a source that can be decoded into `folder/<label>/`; gives their paths."""
+    """Copy `count` samples that can be decoded into `folder/<label>/`, the labels in turn; gives their paths."""
     from assay.preprocess import Geometry, Unreadable, inspect
 
     source = open_source(uri)
     written: list[Path] = []
     try:
-        for sample in source.list():
+        for sample in _labels_in_turn(source.list()):
             if len(written) == count:
                 break
             try:
@@ -109,3 +111,13 @@ def copy_sample(uri: str, folder: Path, count: int) -> list[Path]:
     finally:
         source.close()
     return written
+
+
+def _labels_in_turn(samples: Sequence[Sample]) -> list[Sample]:
+    """The first of each label, then the second of each, and so on."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for sample in samples:
+        ranked.append((seen[sample.label], sample.label, sample.uri, sample))
+        seen[sample.label] += 1
+    return [sample for *_, sample in sorted(ranked, key=lambda row: row[:3])]

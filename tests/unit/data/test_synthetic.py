@@ -148,7 +148,7 @@ def test_jpeg_quality_and_brightness_do_not_tell_the_label(many: list[Sample]) -
 def test_global_statistics_hardly_tell_the_label(many: list[Sample]) -> None:
     levels = np.array([np.percentile(s.decoded, [1, 5, 25, 50, 75, 95, 99]) for s in many])
     facts = np.array([[s.decoded.mean(), s.decoded.std(), len(s.data)] for s in many])
-    assert accuracy_of_a_line(np.hstack([facts, levels]), many) < 0.78
+    assert accuracy_of_a_line(np.hstack([facts, levels]), many) < 0.76
 
 
 def accuracy_of_a_line(features: np.ndarray, many: list[Sample]) -> float:
