@@ -17,14 +17,13 @@ import torch
 
 from assay.errors import AssayError
 from assay.training.augment import Augmenter
-from assay.training.seeding import seed_of
+from assay.training.seeding import AUGMENTING, SHUFFLING, seed_of
 
 if TYPE_CHECKING:
     from assay.data.dataset import Subset
 
 AHEAD = 3
 """Batches that wait for the model at most."""
-SHUFFLING, AUGMENTING = 1, 2
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Pixels uint8 [n, s, s, 3] and class ids int64 [n]."""

@@ -20,7 +20,7 @@ from assay.training.augment import Augmenter
 from assay.training.feed import Feed, Maker, plain_jobs, training_jobs, workers_for
 from assay.training.learner import Learner
 from assay.training.precision import Mode, Normaliser
-from assay.training.seeding import isolated, seed_of
+from assay.training.seeding import DROPPING, INITIALISING, isolated, seed_of
 from assay.training.trained import Trained
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ MetricLog = Callable[[dict[str, float], int], None]
 
 LOG_EVERY = 10
 """Steps between two logs of the loss, each of which waits for the device."""
-INITIALISING, EPOCH = 0, 3
 PACKAGES = ("albumentations", "numpy", "safetensors", "timm", "torch")
 
 
@@ -186,7 +185,7 @@ class _Session:
         """Train and judge, record it, and keep what is needed to go on from here."""
         learner = self.learner
         started = time.perf_counter()
-        torch.manual_seed(seed_of(learner.recipe.seed, EPOCH, learner.epoch))
+        torch.manual_seed(seed_of(learner.recipe.seed, DROPPING, learner.epoch))
         trained = self._train(feed)
         judged = self._judge()
         learner.timing.seconds += time.perf_counter() - started

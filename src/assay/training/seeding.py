@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+# What a seed is for, so that no two uses share one.
+INITIALISING, SHUFFLING, AUGMENTING, DROPPING = range(4)
+
 
 def seed_of(*parts: int) -> int:
     """One 63-bit seed from several non-negative integers, such as the recipe's seed and the epoch."""
