@@ -1,7 +1,6 @@
 """Backbones: timm models by name, with a head of their own and the weights that they start from."""
 
 import importlib.util
-import pickle
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -178,7 +177,7 @@ def _offline_tensors(name: str, model: torch.nn.Module) -> State:
         # A pickle, since that is what the package ships; weights_only refuses whatever is not a plain tensor. Nothing
         # else in Assay unpickles anything.
         tensors = list(torch.load(path, map_location="cpu", weights_only=True).values())
-    except (OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # what a broken pickle raises has no base class of its own
         raise AssayError(f"recipe.weights: {path} holds no weights: {_first_line(error)}") from None
     names = list(model.state_dict())
     if len(tensors) != len(names):
