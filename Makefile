@@ -50,7 +50,10 @@ format: setup ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 
 bench: setup ## what we claim, against what people use today, side by side
-	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/preparation.py
+	$(BIN)/python benchmarks/rows.py
+	$(BIN)/python benchmarks/overhead.py
 
 lock: setup ## resolve the dependencies anew and write requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade \

@@ -144,7 +144,7 @@ def _normaliser(dataset: "Dataset", mode: Mode, device: torch.device) -> Normali
 
 def _mode(model: torch.nn.Module, recipe: Recipe, dataset: "Dataset", training: "Subset", device: torch.device) -> Mode:
     """What the recipe says, or what is fastest on the first batch."""
-    modes = precision.candidates(recipe, device)
+    modes = precision.candidates(recipe, model)
 
     def measure() -> dict[Mode, float]:
         job = next(training_jobs(len(training), recipe.batch_size, recipe.seed, (0,)))

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from assay import digests
 from assay.config import Recipe
+from assay.errors import AssayError
 from assay.home import subfolder
 from assay.training.feed import Batch
 
@@ -26,13 +27,17 @@ ROUNDS = 2
 HOPELESS = 2.0
 """A mode slower than the fastest by this factor in the first round is not measured again."""
 CPU_TRIAL_IMAGES = 16
+ONEDNN_BLOCK = 16
+"""Channels that oneDNN's kernels take at once."""
+
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
 class Mode:
     """A number format and a memory layout."""
 
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     channels_last: bool
 
     @property
@@ -62,15 +67,33 @@ class Normaliser:
         return images.sub_(self._mean).div_(self._std).contiguous(memory_format=self._mode.layout)
 
 
-def candidates(recipe: Recipe, device: torch.device) -> tuple[Mode, ...]:
-    """The modes that the recipe leaves open, the preferred one first."""
-    formats: tuple[Literal["bf16", "fp32"], ...] = ("bf16", "fp32")
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+def candidates(recipe: Recipe, model: torch.nn.Module) -> tuple[Mode, ...]:
+    """The modes that the recipe leaves open for `model` on its device, the preferred one first.
+
+    Raises:
+        AssayError: the recipe wants bf16, and it is not to be had.
+    """
+    formats: tuple[Precision, ...] = ("bf16", "fp32") if recipe.precision == "auto" else (recipe.precision,)
+    trouble = _bf16_trouble(model)
+    if trouble and recipe.precision == "bf16":
+        raise AssayError(f"recipe.precision: bf16 does not work here, {trouble}; set it to fp32 or auto")
+    if trouble:
         formats = ("fp32",)
-    if recipe.precision != "auto":
-        formats = (recipe.precision,)
     layouts = (True, False) if recipe.channels_last == "auto" else (recipe.channels_last,)
     return tuple(Mode(precision, channels_last) for channels_last in layouts for precision in formats)
+
+
+def _bf16_trouble(model: torch.nn.Module) -> str:
+    """Why `model` must not be trained in bf16 on its device; "" if it may."""
+    if next(model.parameters()).is_cuda:
+        return "" if torch.cuda.is_bf16_supported() else "this GPU does not have it"
+    # oneDNN 3.13 writes past the end of its buffers in the backward pass of such a layer (in the stems of RepVGG,
+    # MobileOne and FastViT): the process dies, or goes on with whatever was overwritten.
+    for name, layer in model.named_modules():
+        strided = isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (1, 1) and max(layer.stride) > 1
+        if strided and layer.in_channels < ONEDNN_BLOCK:
+            return f"on a CPU the strided 1x1 convolution {name} of {layer.in_channels} channels breaks it"
+    return ""
 
 
 def decide(seconds: Mapping[Mode, float]) -> Mode:

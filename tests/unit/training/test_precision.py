@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from assay.config import Recipe
+from assay.errors import AssayError
 from assay.training.precision import Mode, Normaliser, candidates, choose, decide, measure
 
 CPU = torch.device("cpu")
@@ -85,7 +86,22 @@ def test_nothing_is_measured_where_nothing_is_open(assay_home: Path) -> None:
     ],
 )
 def test_the_recipe_says_what_is_open(settings: dict[str, Any], expected: tuple[Mode, ...]) -> None:
-    assert candidates(Recipe(backbone="any", **settings), CPU) == expected
+    assert candidates(Recipe(backbone="any", **settings), torch.nn.Conv2d(3, 4, 3)) == expected
+
+
+def strided(channels: int, kernel: int = 1, stride: int = 2) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Conv2d(channels, 4, kernel, stride))
+
+
+def test_bf16_is_left_out_where_a_kernel_overruns_its_memory() -> None:
+    assert candidates(Recipe(backbone="any"), strided(3)) == (FP32, FP32_PLAIN)
+    with pytest.raises(AssayError, match=r"recipe\.precision: bf16 .*convolution 0 of 3 channels .*fp32 or auto"):
+        candidates(Recipe(backbone="any", precision="bf16"), strided(3))
+
+
+@pytest.mark.parametrize("model", [strided(16), strided(3, kernel=3), strided(3, stride=1)])
+def test_bf16_is_for_all_other_models(model: torch.nn.Module) -> None:
+    assert candidates(Recipe(backbone="any"), model) == modes
 
 
 def test_measuring_leaves_the_model_and_threads_as_they_are() -> None:
