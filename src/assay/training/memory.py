@@ -16,8 +16,8 @@ USUAL = {M_MMAP_MAX: 65_536, M_TOP_PAD: 128 * 1024, M_MMAP_THRESHOLD: 32 * MIB, 
 def kept() -> Iterator[None]:
     """Let malloc keep what is freed for the next step, and give it back at the end.
 
-    The activations of a step are hundreds of megabytes in large blocks. glibc returns those to the system as soon as
-    they are freed, so that each step has every page zeroed and mapped again: a fifth of a step's time.
+    glibc returns blocks of 32 MiB and more to the system as soon as they are freed, and among the activations of a
+    step there are many: each step would have all their pages zeroed and mapped again, for a sixth of its time.
     Other C libraries are left as they are.
     """
     library = ctypes.CDLL(None)
