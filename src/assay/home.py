@@ -12,6 +12,8 @@ QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "NO_ALBUMENTATIONS_UPDATE": "1",
+    # ZenML asks uv for the installed packages; that needs no cache in the home directory.
+    "UV_NO_CACHE": "1",
     "ZENML_ANALYTICS_OPT_IN": "false",
     "ZENML_AUTO_OPEN_DASHBOARD": "false",
     # No artifact of ours is a pickle, so none is ever unpickled.
