@@ -21,12 +21,14 @@ from harness import arguments
 def main() -> None:
     """Prepare, train, test; print seconds and test accuracy as JSON."""
     options = arguments(
-        __doc__, source="", work="", backbone="resnet10t", size=128, epochs=3, batch=64, learning_rate=0.05, seed=0
-    )
+        __doc__, source="", work="", backbone="resnet10t", size=128, epochs=3, batch=64, learning_rate=0.05, seed=0,
+        first_size=0,
+    )  # fmt: skip
     work = Path(options.work)
     recipe = Recipe(
         backbone=options.backbone,
         epochs=options.epochs,
+        first_size=options.first_size or None,
         batch_size=options.batch,
         optimizer="sgd",
         learning_rate=options.learning_rate,

@@ -1,4 +1,7 @@
-"""Whole data preparation and training, Assay against the tutorial path, in turn, each round with another seed."""
+"""Whole data preparation and training, Assay against the tutorial path, in turn, each round with another seed.
+
+`assay` does the same as the tutorial at the same image size in every epoch; `assay_growing` starts with smaller images.
+"""
 
 import tempfile
 from collections.abc import Callable
@@ -16,18 +19,22 @@ def run(script: str, source: Path, extra: list[str], seed: int) -> Figures:
 
 def main() -> None:
     """Print both sides' figures and their ratios."""
-    options = arguments(__doc__, images=2000, side=227, size=128, epochs=3, rounds=3, backbone="resnet10t")
+    options = arguments(
+        __doc__, images=2000, side=227, size=128, first_size=64, epochs=3, rounds=3, backbone="resnet10t"
+    )
     extra = ["--backbone", options.backbone, "--size", str(options.size), "--epochs", str(options.epochs)]
     with scratch() as folder:
         source = write_images(folder / "images", options.images, options.side)
         contestants: dict[str, Callable[[int], Figures]] = {
             "tutorial": partial(run, "tutorial.py", source, extra),
             "assay": partial(run, "ours.py", source, extra),
+            "assay_growing": partial(run, "ours.py", source, [*extra, "--first-size", str(options.first_size)]),
         }
         results = in_turn(contestants, options.rounds)
     print_figures(results)
-    for figure in ("prepare_s", "train_s", "total_s"):
-        print_ratio(results, "assay", "tutorial", figure)
+    for ours in ("assay", "assay_growing"):
+        for figure in ("prepare_s", "train_s", "total_s"):
+            print_ratio(results, ours, "tutorial", figure)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 from zenml import pipeline
 
 from assay.config import UseCase
+from assay.crown import champion_of
 from assay.data.sources import fingerprint
-from assay.registry import champion
 from steps.evaluate import evaluate
 from steps.export import export
 from steps.gate import gate
@@ -30,13 +30,8 @@ def training_pipeline(use_case: UseCase, bootstrap: bool = False) -> None:
     dataset = split(checked, use_case.split, use_case.name)
     trained = train(dataset, use_case.making)
     candidate = export(trained, dataset, use_case.making)
-    evidence = evaluate(candidate, dataset, use_case.name, against=_champion_number(use_case.name))
+    champion, crowned = champion_of(use_case.name)  # when the run starts: part of the key of the evidence
+    evidence = evaluate(candidate, dataset, use_case.name, use_case.challenges, champion, crowned)
     verdict = gate(evidence, use_case.policy, bootstrap)
     page, metrics = report(use_case, dataset, trained, candidate, evidence, verdict)
     register(use_case, candidate, verdict, metrics, page, data_report)
-
-
-def _champion_number(name: str) -> str | None:
-    """The champion's version when the run starts: part of what the evidence depends on, and so of its cache key."""
-    version = champion(name)
-    return version.version if version else None

@@ -5,6 +5,7 @@ from typing import Annotated
 from zenml import step
 from zenml.config.cache_policy import CachePolicy
 
+from assay.config import Challenges
 from assay.data.dataset import Dataset
 from assay.evaluation.evidence import Evidence, gather
 from assay.home import subfolder
@@ -20,7 +21,12 @@ def code() -> str:
 
 
 @step(cache_policy=CachePolicy(cache_func=code), output_materializers=EvidenceMaterializer)
-def evaluate(candidate: Bundle, dataset: Dataset, name: str, against: str | None) -> Annotated[Evidence, "evidence"]:
-    """Predict every test example with the exported bundles; `against` is the champion's version, if there is one."""
-    champion = champion_bundle(name, against) if against else None
-    return gather(candidate, champion, dataset, name, subfolder("evidence") / name)
+def evaluate(
+    candidate: Bundle, dataset: Dataset, name: str, challenges: Challenges, champion: str | None, crowned: str | None
+) -> Annotated[Evidence, "evidence"]:
+    """Show every test example to the exported bundles.
+
+    `champion` is the version to compare with, if there is one, and `crowned` the digest of the bundle that it must be.
+    """
+    rival = champion_bundle(name, champion, crowned) if champion else None
+    return gather(candidate, rival, dataset, name, subfolder("evidence") / name, challenges)

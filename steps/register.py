@@ -10,6 +10,7 @@ from assay.config import UseCase
 from assay.console import say
 from assay.evaluation.metrics import Metrics
 from assay.gate import Verdict
+from assay.gate.telling import markdown
 from assay.models.bundle import Bundle
 from assay.registry import register_candidate, tracking_uri
 from steps.caching import code_digest
@@ -36,6 +37,7 @@ def register(
     run.log_text(page, "report.html")
     run.log_text(data_report, "data.html")
     run.log_text(verdict.model_dump_json(indent=2), "verdict.json")
+    run.log_text(markdown(verdict), "verdict.md")
     version = register_candidate(candidate, use_case.name, run, verdict)
     run.finish()
     say("register", f"{version}  {', '.join(version.aliases)}")

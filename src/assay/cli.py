@@ -20,6 +20,7 @@ from assay.errors import EXIT_EXPECTATIONS, AssayError, ConfigError
 from assay.home import subfolder, use_local_environment
 
 if TYPE_CHECKING:
+    from assay.gate.verdict import Verdict
     from assay.models.bundle import Bundle
 
 Command = Callable[..., Any]
@@ -36,10 +37,21 @@ class Examples(click.Command):
                     formatter.write(f"  {line.strip()}\n")
 
 
-class Group(click.Group):
+class Group(Examples, click.Group):
     """A group of commands with examples."""
 
     command_class = Examples
+
+
+class WithDefault(Group):
+    """A group whose first word may be the argument of its command `judge` instead of a command's name."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """`gate demo@3` is `gate judge demo@3`."""
+        known = bool(args) and (args[0] in self.commands or args[0].startswith("-"))
+        return super().resolve_command(ctx, args if known else ["judge", *args])
 
 
 def json_option(command: Command) -> Command:
@@ -88,16 +100,21 @@ def train(config: Path, settings: tuple[str, ...], bootstrap: bool | None, cache
     epilog="""
     assay evaluate demo@challenger --data 'synthetic://concrete?count=500&seed=99'
     assay evaluate surface_crack@3 --data /data/new_site --json
+    assay evaluate surface_crack@3 --data /data/new_site --policy configs/surface_crack.yaml
 """
 )
 @click.argument("model")
 @click.option("--data", "source", required=True, help="Source of labelled images, as in `data.source` of a use case.")
+@click.option("--policy", "config", type=click.Path(path_type=Path), help="Judge by the policy of this use case, too.")
 @json_option
-def evaluate(model: str, source: str, as_json: bool) -> None:
-    """Measure a registered MODEL on other images.
+def evaluate(model: str, source: str, config: Path | None, as_json: bool) -> int:
+    """Measure a registered MODEL on other images, and judge it if a policy is given.
 
-    MODEL is name@alias or name@version; the images are labelled, as for training.
+    MODEL is name@alias or name@version; the images are labelled, as for training. With --policy, the exit code tells
+    the verdict.
     """
+    if config:
+        return _judge(model, config, None, source, False, None, as_json)
     from assay.evaluation.fresh import evaluate_source
     from assay.summary import metrics_text
 
@@ -106,6 +123,138 @@ def evaluate(model: str, source: str, as_json: bool) -> None:
         {"model": model, "data": source, **metrics.model_dump(mode="json")} if as_json else metrics_text(metrics),
         as_json,
     )
+    return 0
+
+
+@cli.group(
+    cls=WithDefault,
+    epilog="assay gate demo@challenger\nassay gate demo@3 --champion demo@2\nassay gate explain demo@3",
+)
+def gate() -> None:
+    """Judge a candidate, and explain verdicts: `assay gate CANDIDATE`."""
+
+
+@gate.command(
+    name="judge",
+    epilog="""
+    assay gate demo@challenger
+    assay gate demo@3 --champion demo@2 --policy configs/demo.yaml
+    assay gate demo@3 --data /data/new_site --markdown verdict.md
+    assay gate .assay/evidence/demo --policy stricter.yaml --json
+""",
+)
+@click.argument("candidate")
+@click.option("--champion", help="What to compare with, or `none`; by default the champion by the ledger.")
+@click.option(
+    "--policy",
+    "config",
+    type=click.Path(path_type=Path),
+    help="A use case's YAML; by default the one that was last trained by this name, or configs/NAME.yaml.",
+)
+@click.option("--data", "source", help="Labelled images to judge on instead of the use case's test split.")
+@click.option("--bootstrap", is_flag=True, help="The first model may pass without a champion.")
+@click.option("--markdown", "page", type=click.Path(path_type=Path), help="Write the verdict as Markdown, too.")
+@json_option
+def judge(
+    candidate: str,
+    champion: str | None,
+    config: Path | None,
+    source: str | None,
+    bootstrap: bool,
+    page: Path | None,
+    as_json: bool,
+) -> int:
+    """Judge CANDIDATE: name@version, name@alias, or the folder of a bundle or of evidence.
+
+    The look at the test set is counted in the ledger. The exit code tells the verdict: 0 PROMOTE, 10 HOLD, 11 REFUSE,
+    12 INSUFFICIENT_DATA.
+    """
+    config = config or _config_of(candidate)
+    return _judge(candidate, config, champion, source, bootstrap, page, as_json)
+
+
+@gate.command(
+    epilog="""
+    assay gate explain demo@3
+    assay gate explain .assay/evidence/demo/verdict.json
+"""
+)
+@click.argument("verdict")
+def explain(verdict: str) -> None:
+    """Say what a VERDICT means, rule by rule: a verdict.json, or a registered name@version."""
+    from assay.gate.telling import explain as tell
+
+    _print(tell(_verdict(verdict)), False)
+
+
+@gate.command(
+    epilog="""
+    assay gate power configs/demo.yaml
+    assay gate power configs/demo.yaml --images 2000 --discordance 0.02
+"""
+)
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--images", type=click.IntRange(1), help="Test images; by default several numbers are tried.")
+@click.option(
+    "--discordance", default=0.03, show_default=True, type=click.FloatRange(0, 1), help="Share of the test images "
+    "that only one of candidate and champion gets right.",
+)  # fmt: skip
+@click.option("--look", default=1, show_default=True, type=click.IntRange(1), help="Which look at the test set.")
+@json_option
+def power(config: Path, images: int | None, discordance: float, look: int, as_json: bool) -> None:
+    """Say what a test set of a size can show by the policy of CONFIG, and how many images would be enough."""
+    from assay.gate.planning import plan, plan_text
+
+    planned = plan(load_use_case(config).policy, images, discordance, look)
+    _print(planned if as_json else plan_text(planned), as_json)
+
+
+@cli.group(cls=Group)
+def ledger() -> None:
+    """Read and verify what was asked, judged and promoted."""
+
+
+@ledger.command(name="list", epilog="assay ledger list demo\nassay ledger list demo --json")
+@click.argument("name")
+@json_option
+def ledger_list(name: str, as_json: bool) -> None:
+    """List the entries of a use case, oldest first."""
+    from assay.gate.ledger import Ledger, listing
+
+    entries = Ledger.open(name).entries()
+    rows = [entry.model_dump(mode="json") for entry in entries]
+    _print({"entries": rows} if as_json else "\n".join(listing(entries)) or "the ledger is empty", as_json)
+
+
+@ledger.command(name="verify", epilog="assay ledger verify demo\nassay ledger verify demo --repair")
+@click.argument("name")
+@click.option("--repair", is_flag=True, help="Let the alias `champion` follow the ledger.")
+@json_option
+def ledger_verify(name: str, repair: bool, as_json: bool) -> int:
+    """Check the whole chain, and that the registry's alias `champion` is the ledger's.
+
+    The exit code is 2 if anything is wrong. The ledger itself is never changed.
+    """
+    from assay.crown import verify
+
+    problems = verify(name, repair)
+    _print({"problems": problems} if as_json else "\n".join(problems) or "the ledger holds", as_json)
+    return AssayError.exit_code if problems else 0
+
+
+@ledger.command(name="promote", epilog="assay ledger promote demo@3")
+@click.argument("model")
+@json_option
+def ledger_promote(model: str, as_json: bool) -> None:
+    """Make MODEL the champion that the next candidates are compared with; nothing is deployed.
+
+    The ledger must hold a PROMOTE for its bundle, against the present champion.
+    """
+    from assay import registry
+    from assay.crown import crown
+
+    entry = crown(registry.find(model))
+    _print(entry.model_dump(mode="json") if as_json else entry.sentence, as_json)
 
 
 @cli.command(
@@ -278,6 +427,45 @@ def _as_use_case(source: str, image_size: int | None) -> UseCase:
         return load_use_case(Path(source), {"data.image_size": image_size} if image_size else None)
     data = {"source": source} | ({"image_size": image_size} if image_size else {})
     return UseCase.model_validate({"name": "check", "data": data, "recipe": {"backbone": "none"}})
+
+
+def _judge(
+    candidate: str,
+    config: Path,
+    champion: str | None,
+    source: str | None,
+    bootstrap: bool,
+    page: Path | None,
+    as_json: bool,
+) -> int:
+    use_case = load_use_case(config)
+    from assay.assessment import assess
+    from assay.gate.telling import markdown
+    from assay.summary import assessment_json, assessment_text
+
+    assessment = assess(candidate, use_case, champion, source, bootstrap)
+    if page:
+        page.write_text(markdown(assessment.verdict), encoding="utf-8")
+    _print(assessment_json(assessment) if as_json else assessment_text(assessment), as_json)
+    return assessment.verdict.exit_code
+
+
+def _config_of(candidate: str) -> Path:
+    """The use case's YAML of a candidate: as it was last trained, or as it stands in configs/."""
+    from assay.assessment import use_case_of
+
+    name = use_case_of(candidate)
+    places = [subfolder("configs") / f"{name}.yaml", Path("configs") / f"{name}.yaml"]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise ConfigError(f"no use case {name!r} in configs/; give its YAML with --policy")
+    return found
+
+
+def _verdict(reference: str) -> "Verdict":
+    from assay.assessment import verdict_of
+
+    return verdict_of(reference)
 
 
 def _bundle(reference: str) -> "Bundle":

@@ -105,6 +105,8 @@ class Recipe(Settings):
     """Start of the backbone: `none`, `hub` (timm's pretrained), `offline` (EfficientNet-Lite0 package), or a
     `.safetensors` file."""
     epochs: int = Field(10, ge=1)
+    first_size: int | None = Field(None, ge=32, multiple_of=32)
+    """Image size of the first epochs, from which it grows to `data.image_size`; None: all epochs see the whole size."""
     batch_size: int = Field(64, ge=2)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
@@ -125,6 +127,8 @@ class Recipe(Settings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` measures a few steps of each and keeps the faster."""
     channels_last: bool | Literal["auto"] = "auto"
+    coverage: float = Field(0.95, gt=0.5, lt=1)
+    """Share of images whose own label is in the conformal set; the threshold of abstention follows from it."""
     seed: int = Field(0, ge=0)
 
 
@@ -141,17 +145,133 @@ class ChampionRule(Settings):
     """How the candidate is compared with the champion, on the same test split."""
 
     rule: Literal["non_inferior", "superior"] = "non_inferior"
-    margin: Share = 0.01
-    """By how much accuracy the candidate may be worse (non_inferior), or must be better (superior)."""
+    margin: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Of `non_inferior`: by how much accuracy the candidate may be worse."""
+    min_improvement: Share = 0.0
+    """Of `superior`: the candidate must be better by more than this."""
+
+
+class OperatingPoint(Settings):
+    """Recall of the dangerous class where its false alarms are rationed."""
+
+    label: str
+    max_false_positive_rate: Annotated[float, Field(gt=0, lt=1)]
+    """Share of the images of the other classes that may be taken for `label`."""
+    recall: Share
+
+
+class Slice(Settings):
+    """A part of the test split, by one attribute of an image."""
+
+    name: str = Field(min_length=1, max_length=60)
+    column: str
+    """One of `assay.evaluation.slices.ATTRIBUTES`."""
+    below: float | None = None
+    above: float | None = None
+    equals: str | int | float | None = None
+    label: str | None = None
+    """Only images of this class."""
+
+    @model_validator(mode="after")
+    def _one_condition(self) -> "Slice":
+        given = [value for value in (self.below, self.above, self.equals) if value is not None]
+        if not given or (self.equals is not None and len(given) > 1):
+            raise ValueError("give `below`, `above`, both, or `equals`")
+        return self
+
+
+class Slices(Settings):
+    """Parts of the test split on which the candidate must not fail. A part vetoes only what is significantly bad."""
+
+    of: tuple[str | Slice, ...] = ()
+    """Slices of one's own, or names of `assay.evaluation.slices.KNOWN`: dark, low_contrast, small, blurred, …"""
+    accuracy: Share | None = None
+    """A slice whose accuracy is significantly below this stands in the way."""
+    max_drop: Share | None = None
+    """A slice that is significantly worse than the champion, by more than this, stands in the way."""
+    min_images: int = Field(30, ge=1)
+    """A smaller slice is reported and judges nothing."""
+
+
+class Calibration(Settings):
+    """How honest the probabilities must be."""
+
+    max_error: Share
+    """Expected calibration error, judged on the upper end of its interval."""
+
+
+class Corruptions(Settings):
+    """What must be left of the accuracy when images get worse."""
+
+    min_relative_accuracy: Share
+    """Of the right answers to clean images, the share that survives, over all corruptions and severities."""
+
+
+class Behaviour(Settings):
+    """What must not change the answer, each as a share of the images, judged on the lower end of its interval."""
+
+    invariance: Share | None = None
+    """Images that keep their answer when they are flipped, or turned by a quarter; for each of these by itself."""
+    contrast: Share | None = None
+    """Images whose confidence does not rise when their contrast is lowered."""
+
+
+class Abstention(Settings):
+    """Whether the model knows when it does not know; its threshold is fitted on validation (`recipe.coverage`)."""
+
+    coverage: Share | None = None
+    """Test images whose own label is in the conformal set."""
+    answered: Share | None = None
+    """Test images that get an answer, and not `abstained`."""
+    unfamiliar_auroc: Share | None = None
+    """How well confidence tells the test images from images of something else."""
+
+
+class Budgets(Settings):
+    """What the model may cost."""
+
+    latency_ms: Positive | None = None
+    """95th percentile of the time for one image, in ms, on the machine that evaluates."""
+    bundle_mb: Positive | None = None
+    """Size of the bundle's files, in millions of bytes."""
+    parity: Positive | None = None
+    """Largest absolute difference of a probability between the ONNX and the torch model."""
 
 
 class Policy(Settings):
-    """What the gate asks for."""
+    """What the gate asks for; what is not given is not asked for."""
 
     floors: Floors = Floors()
     champion: ChampionRule = ChampionRule()
+    operating_point: OperatingPoint | None = None
+    slices: Slices = Slices()
+    calibration: Calibration | None = None
+    corruptions: Corruptions | None = None
+    behaviour: Behaviour = Behaviour()
+    abstention: Abstention = Abstention()
+    budgets: Budgets = Budgets()
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    """Level of every interval."""
+    """Level of every interval of a test set that is looked at for ever: what all looks at it together may spend."""
+    looks: int = Field(20, ge=1, le=1000)
+    """How often one test set may be looked at; after that the gate asks for a new one."""
+    power: float = Field(0.8, gt=0.5, lt=1)
+    """Chance to show what is asked, for which the number of images that would be enough is computed."""
+
+
+class Challenges(Settings):
+    """What the candidate is shown beside the test split; the policy says what is asked of its answers."""
+
+    corruptions: tuple[str, ...] = ()
+    """Names of `assay.evaluation.corruptions.CORRUPTIONS`."""
+    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 3, 5)
+    behaviour: bool = False
+    """Whether images are flipped, turned, and shown with less contrast."""
+    images: int = Field(200, ge=1)
+    """Test images that are altered, chosen by their digests."""
+    unfamiliar: int = Field(0, ge=0)
+    """Images of something else that are generated and shown."""
+    latency: int = Field(0, ge=0)
+    """Images that are classified one by one, with a clock."""
 
 
 class UseCase(Settings):
@@ -162,15 +282,17 @@ class UseCase(Settings):
     expectations: Expectations = Expectations()
     split: SplitConfig = SplitConfig()
     recipe: Recipe
+    challenges: Challenges = Challenges()
     policy: Policy = Policy()
 
     @property
     def making(self) -> "UseCase":
-        """The use case without what only judges, expectations and policy: what the model depends on.
+        """The use case without what only judges (expectations, challenges, policy): what the model depends on.
 
         A model that is judged anew by another policy is still the same model.
         """
-        return self.model_copy(update={"expectations": Expectations(), "policy": Policy()})
+        judging = {"expectations": Expectations(), "challenges": Challenges(), "policy": Policy()}
+        return self.model_copy(update=judging)
 
 
 def load_use_case(path: Path, overrides: Mapping[str, Any] | None = None) -> UseCase:

@@ -33,3 +33,7 @@ class BundleError(AssayError):
 
 class RegistryError(AssayError):
     """A model, version or alias that the registry does not have, or a registry that does not answer."""
+
+
+class LedgerError(AssayError):
+    """A ledger that cannot be read, written or believed, or a promotion or rollback that it does not allow."""

@@ -216,21 +216,52 @@ def versions(name: str | None = None) -> list[Version]:
 
 
 @_plainly
-def champion(name: str) -> Version | None:
-    """The version with the alias `champion`, if the model has one."""
-    client = _client()
-    number = _aliases(client, name).get(CHAMPION)
-    return find(f"{name}@{number}") if number else None
+def aliases(name: str) -> dict[str, str]:
+    """Alias to version of a model; none for a model that is not there."""
+    return _aliases(_client(), name)
 
 
-def champion_bundle(name: str, number: str) -> "Champion":
-    """The champion to compare with; one that is there and cannot be read is a fault for the gate, not an absence."""
+@_plainly
+def delete_alias(name: str, alias: str) -> None:
+    """Take an alias away."""
+    _client().delete_registered_model_alias(name, alias)
+
+
+def champion_bundle(name: str, number: str, crowned: str | None = None) -> "Champion":
+    """The champion to compare with; one that is there and cannot be read is a fault for the gate, not an absence.
+
+    Args:
+        name: of the model.
+        number: the champion's version.
+        crowned: digest that its bundle must have, as the ledger says.
+    """
     from assay.evaluation.evidence import Champion
 
     try:
-        return Champion(number, fetch(find(f"{name}@{number}")), None)
+        version = find(f"{name}@{number}")
+        if crowned and version.digest != crowned:
+            return Champion(number, None, f"its bundle is {version.digest[:12]}, and crowned was {crowned[:12]}")
+        return Champion(number, fetch(version), None)
     except (BundleError, RegistryError) as error:
         return Champion(number, None, str(error))
+
+
+@_plainly
+def verdict(version: Version) -> "Verdict":
+    """The verdict that a version was registered with, from the artifacts of its run.
+
+    Raises:
+        RegistryError: its run holds none.
+    """
+    from mlflow.artifacts import load_text
+
+    from assay.gate.verdict import Verdict
+
+    place = f"{_client().get_run(version.run_id).info.artifact_uri}/verdict.json"
+    try:
+        return Verdict.model_validate_json(load_text(place))
+    except (OSError, ValueError) as error:
+        raise RegistryError(f"{version}: no verdict at {place}: {_first_line(error)}") from None
 
 
 def fetch(version: Version) -> Bundle:

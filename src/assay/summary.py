@@ -10,6 +10,7 @@ from assay.models.predictor import Predictor
 from assay.preprocess import Unreadable
 
 if TYPE_CHECKING:
+    from assay.assessment import Assessment
     from assay.data.checkup import Checkup
     from assay.evaluation.metrics import Estimate, Metrics
     from assay.gate import Verdict
@@ -62,6 +63,29 @@ def training_json(run: TrainingRun) -> dict[str, Any]:
     }
 
 
+def assessment_text(assessment: "Assessment") -> str:
+    """Verdict and reasons, headline metrics, and where the evidence is."""
+    verdict, folder = assessment.verdict, assessment.evidence.folder
+    lines = [
+        str(verdict.decision),
+        *(f"  {reason}" for reason in verdict.reasons),
+        "",
+        metrics_text(assessment.metrics),
+    ]
+    told = f"{_near(folder)}   assay gate explain {_near(folder / 'verdict.json')}"
+    return "\n".join([*lines, "", f"evidence {told}"])
+
+
+def assessment_json(assessment: "Assessment") -> dict[str, Any]:
+    """The same for a program."""
+    return {
+        "verdict": assessment.verdict.model_dump(mode="json"),
+        "verdict_digest": assessment.verdict.digest,
+        "metrics": assessment.metrics.model_dump(mode="json"),
+        "evidence": str(assessment.evidence.folder),
+    }
+
+
 def metrics_text(metrics: "Metrics") -> str:
     """Headline metrics and each class's recall, with intervals."""
     rows = [(name.replace("_", " "), estimate) for name, estimate in metrics.headline().items()]
@@ -81,14 +105,20 @@ def classify(predictor: Predictor, path: Path, top: int) -> dict[str, Any]:
     except Unreadable as error:
         return {"image": str(path), "error": str(error)}
     ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
-    return {"image": str(path), "label": prediction.label, "probabilities": dict(ranked[:top])}
+    return {
+        "image": str(path),
+        "label": prediction.label,
+        "abstained": prediction.abstained,
+        "probabilities": dict(ranked[:top]),
+    }
 
 
 def prediction_text(row: dict[str, Any]) -> str:
-    """`wall.jpg  crack 98.1%  intact 1.9%`."""
+    """`wall.jpg  crack 98.1%  intact 1.9%`; where the model gives no answer, `abstained` stands before its guesses."""
     if "error" in row:
         return f"{row['image']}  not classified: {row['error']}"
-    return "  ".join([row["image"], *(f"{label} {share:.1%}" for label, share in row["probabilities"].items())])
+    shares = (f"{label} {share:.1%}" for label, share in row["probabilities"].items())
+    return "  ".join([row["image"], *(["abstained"] if row["abstained"] else []), *shares])
 
 
 def checkup_text(checkup: "Checkup") -> str:

@@ -100,17 +100,18 @@ def test_registering_the_same_twice_makes_one_version(tmp_path: Path, name: str)
 @pytest.mark.usefixtures("store")
 def test_an_alias_moves_and_is_found(tmp_path: Path, name: str) -> None:
     run = registry.open_run(name, "run-1")
-    assert registry.champion(name) is None
+    assert registry.aliases(name) == {}
     versions = [
         registry.register(toy_bundle(tmp_path / str(n), card=b"%d" % n), name, run, {"verdict": "PROMOTE"})
         for n in range(2)
     ]
     for version in versions:
         registry.set_alias(version, registry.CHAMPION)
-        found = registry.champion(name)
-        assert found is not None
+        found = registry.find(f"{name}@champion")
         assert (found.version, found.aliases) == (version.version, ("champion",))
     assert [v.version for v in registry.versions(name)] == ["2", "1"]
+    registry.delete_alias(name, registry.CHAMPION)
+    assert registry.aliases(name) == {}
 
 
 @pytest.mark.usefixtures("store")
@@ -155,3 +156,12 @@ def test_a_server_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RegistryError, match="MLFLOW_TRACKING_URI") as caught:
         registry.find("m@1")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("embedded")
+def test_a_champion_that_is_not_the_crowned_one_is_a_fault(tmp_path: Path) -> None:
+    version = registry.register(toy_bundle(tmp_path / "b"), "n", registry.open_run("n", "r"), {"verdict": "PROMOTE"})
+    assert registry.champion_bundle("n", version.version, version.digest).fault is None
+    other = registry.champion_bundle("n", version.version, "0" * 64)
+    assert other.bundle is None
+    assert other.fault == f"its bundle is {version.digest[:12]}, and crowned was 000000000000"

@@ -1,26 +1,32 @@
 """What the gate judges by: candidate and champion, both run now on the same test split, image by image."""
 
-import hashlib
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from assay import digests
+from assay.config import Challenges
 from assay.console import warn
 from assay.data.dataset import Dataset, Subset
 from assay.errors import BundleError, DataError
+from assay.evaluation import corruptions
+from assay.evaluation.attributes import attributes
+from assay.evaluation.challenges import challenge
+from assay.evaluation.latency import latency
 from assay.evaluation.predictions import geometry_clash, predict
-from assay.models.bundle import Bundle
+from assay.evaluation.tables import partial_of, read_table, table_digest, write_table
+from assay.models.abstention import Abstention
+from assay.models.bundle import FILES, Bundle
 
 CANDIDATE, CHAMPION, META = "candidate.parquet", "champion.parquet", "evidence.json"
-UNSTABLE = ("latency_ms",)
-"""Columns that differ between two runs of the same model."""
+ATTRIBUTES, CHALLENGES = "attributes.parquet", "challenges.parquet"
+NO_CHALLENGES = Challenges()
+
+_Optional = Literal["champion.parquet", "attributes.parquet", "challenges.parquet"]
 
 
 class EvidenceMeta(BaseModel):
@@ -38,36 +44,51 @@ class EvidenceMeta(BaseModel):
     data_digest: str
     labels: tuple[str, ...]
     """Class names in the order of column `p`."""
+    bundle_bytes: int | None = None
+    """Size of the candidate's files; None: not measured."""
+    latency_ms: tuple[float, ...] = ()
+    """Of the candidate, for single images; see `latency.latency`."""
+    parity: float | None = None
+    """Largest absolute difference of a probability between the candidate's ONNX and torch model."""
+    abstention: Abstention | None = None
+    """Of the candidate; None: it always answers."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Predictions (`predictions.PREDICTIONS`) of the candidate, and of the champion if there is one that runs."""
+    """What candidate and champion said about the test split, and what else the gate can ask about.
+
+    `candidate`, and `champion` if there is one that runs, are tables of `predictions.PREDICTIONS`. The others are None
+    where they were not made; a policy that needs them then has nothing to judge by.
+    """
 
     folder: Path
     """Where `save` writes."""
     candidate: pa.Table
     champion: pa.Table | None
     meta: EvidenceMeta
+    attributes: pa.Table | None = None
+    """`slices.ATTRIBUTES` of the images, in the order of `candidate`."""
+    challenges: pa.Table | None = None
+    """`challenges.CHALLENGES` of the candidate."""
 
     @cached_property
     def digest(self) -> str:
         """Identity of the evidence: over the meta data and the tables, their latencies left out."""
-        tables = {CANDIDATE: _table_digest(self.candidate)}
-        if self.champion is not None:
-            tables[CHAMPION] = _table_digest(self.champion)
+        tables = {name: table_digest(table) for name, table in self._tables().items()}
         return digests.of_json({"meta": self.meta.model_dump(mode="json"), "tables": tables})
 
     def save(self) -> None:
         """Write the tables as Parquet, and last the meta data, which vouches for them."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write_table(self.candidate, self.folder / CANDIDATE)
-        if self.champion is None:
-            (self.folder / CHAMPION).unlink(missing_ok=True)
-        else:
-            _write_table(self.champion, self.folder / CHAMPION)
-        document = _Document(meta=self.meta, champion=self.champion is not None, digest=self.digest)
-        partial = _partial(self.folder / META)
+        tables = self._tables()
+        for name in (CANDIDATE, CHAMPION, ATTRIBUTES, CHALLENGES):
+            if name in tables:
+                write_table(tables[name], self.folder / name)
+            else:
+                (self.folder / name).unlink(missing_ok=True)
+        document = _Document(meta=self.meta, beside=sorted(tables.keys() - {CANDIDATE}), digest=self.digest)
+        partial = partial_of(self.folder / META)
         partial.write_text(document.model_dump_json(indent=1) + "\n", encoding="utf-8")
         partial.replace(self.folder / META)
 
@@ -79,11 +100,20 @@ class Evidence:
             DataError: something is missing, unreadable, or not what was saved.
         """
         document = _read_document(folder / META)
-        champion = _read_table(folder / CHAMPION) if document.champion else None
-        evidence = cls(folder, _read_table(folder / CANDIDATE), champion, document.meta)
+        champion, measured, challenged = (
+            read_table(folder / name) if name in document.beside else None
+            for name in (CHAMPION, ATTRIBUTES, CHALLENGES)
+        )
+        evidence = cls(folder, read_table(folder / CANDIDATE), champion, document.meta, measured, challenged)
         if evidence.digest != document.digest:
             raise DataError(f"{folder}: the evidence was altered after it was written; evaluate again")
         return evidence
+
+    def _tables(self) -> dict[str, pa.Table]:
+        """Name of the file to each table that there is."""
+        named = {CANDIDATE: self.candidate, CHAMPION: self.champion}
+        named |= {ATTRIBUTES: self.attributes, CHALLENGES: self.challenges}
+        return {name: table for name, table in named.items() if table is not None}
 
 
 @dataclass(frozen=True)
@@ -96,8 +126,15 @@ class Champion:
     """Why there is no bundle."""
 
 
-def gather(candidate: Bundle, champion: Champion | None, dataset: Dataset, use_case: str, folder: Path) -> Evidence:
-    """Run both models on the test split and save what they say.
+def gather(
+    candidate: Bundle,
+    champion: Champion | None,
+    dataset: Dataset,
+    use_case: str,
+    folder: Path,
+    challenges: Challenges = NO_CHALLENGES,
+) -> Evidence:
+    """Run both models on the test split, the candidate on its challenges too, and save what they say.
 
     A champion that cannot be run, or not on this split, becomes a `champion_fault`: the gate refuses, because nobody
     knows how the candidate compares.
@@ -108,11 +145,14 @@ def gather(candidate: Bundle, champion: Champion | None, dataset: Dataset, use_c
         dataset: after its split.
         use_case: its name.
         folder: where the evidence is written.
+        challenges: what the candidate is shown beside the test split.
 
     Raises:
+        ConfigError: a challenge is unknown.
         BundleError: the candidate cannot be run on the split.
         DataError: the images cannot be read.
     """
+    corruptions.check(challenges.corruptions)  # before an hour's work and not after
     test = dataset.subset("test")
     if candidate.meta.labels != dataset.labels:
         clash = _labels_clash(candidate, dataset.labels)
@@ -121,21 +161,22 @@ def gather(candidate: Bundle, champion: Champion | None, dataset: Dataset, use_c
     rival, fault = _run_champion(champion, test, dataset.labels)
     if fault:
         warn("evaluate", f"the champion was not compared: {fault}")
-    evidence = Evidence(
-        folder,
-        table,
-        rival,
-        EvidenceMeta(
-            use_case=use_case,
-            candidate_digest=candidate.digest,
-            champion_digest=champion.bundle.digest if champion and champion.bundle else None,
-            champion_version=champion.version if champion else None,
-            champion_fault=fault,
-            split_digest=dataset.split_digest,
-            data_digest=dataset.digest,
-            labels=dataset.labels,
-        ),
+    challenged = challenge(candidate, test, challenges)
+    meta = EvidenceMeta(
+        use_case=use_case,
+        candidate_digest=candidate.digest,
+        champion_digest=champion.bundle.digest if champion and champion.bundle else None,
+        champion_version=champion.version if champion else None,
+        champion_fault=fault,
+        split_digest=dataset.split_digest,
+        data_digest=dataset.digest,
+        labels=dataset.labels,
+        bundle_bytes=sum(len(candidate.read(name)) for name in FILES),
+        latency_ms=latency(candidate, test, challenges.latency),
+        parity=candidate.meta.parity.max_abs_difference,
+        abstention=candidate.meta.abstention,
     )
+    evidence = Evidence(folder, table, rival, meta, attributes(test), challenged if challenged.num_rows else None)
     evidence.save()
     return evidence
 
@@ -174,8 +215,8 @@ class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     meta: EvidenceMeta
-    champion: bool
-    """Whether there is a table of it."""
+    beside: tuple[_Optional, ...]
+    """Files of the tables that there are beside the candidate's."""
     digest: str
 
 
@@ -188,46 +229,3 @@ def _read_document(path: Path) -> _Document:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "content"
         raise DataError(f"{path}: {where}: {first['msg']}; evaluate again") from None
-
-
-def _read_table(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path, memory_map=False)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: not readable as Parquet: {' '.join(str(error).split())}; evaluate again") from None
-
-
-def _write_table(table: pa.Table, path: Path) -> None:
-    partial = _partial(path)
-    try:
-        pq.write_table(table, partial, compression="zstd")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
-
-
-def _table_digest(table: pa.Table) -> str:
-    """SHA-256 over names, types and values of the columns that do not vary from run to run, in order of names."""
-    state = hashlib.sha256()
-    # By place and not by name: the gate refuses a table with a column twice, and has its digest on the refusal.
-    for name, place in sorted((name, place) for place, name in enumerate(table.column_names) if name not in UNSTABLE):
-        column: Any = table.column(place).combine_chunks()
-        lengths = None
-        if pa.types.is_list(column.type):
-            lengths = column.value_lengths().to_pylist()
-            column = column.flatten()
-        state.update(digests.canonical_json([name, str(column.type), len(column), lengths]))
-        state.update(_values(column))
-    return state.hexdigest()
-
-
-def _values(column: Any) -> bytes:
-    if pa.types.is_floating(column.type):
-        # A number that is missing counts as one that is not a number: the gate refuses both.
-        numbers = column.to_numpy(zero_copy_only=False)
-        return bytes(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())
-    return digests.canonical_json([None if value is None else str(value) for value in column.to_pylist()])

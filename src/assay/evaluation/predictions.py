@@ -45,8 +45,7 @@ def predict(bundle: Bundle, subset: Subset, threads: int | None = None) -> pa.Ta
         BundleError: the images have another geometry than the model, it cannot be run, or its output is not finite.
         DataError: the images cannot be read.
     """
-    if bundle.meta.geometry != subset.geometry:
-        raise BundleError(f"{bundle.folder}: {geometry_clash(bundle, subset)}; scan with the model's geometry")
+    check_geometry(bundle, subset)
     predictor = Predictor(bundle, threads)
     parts, latency = [], []
     with progress("evaluate", len(subset), "images") as advance:
@@ -60,6 +59,12 @@ def predict(bundle: Bundle, subset: Subset, threads: int | None = None) -> pa.Ta
     return tabulate(subset.table, bundle.meta.labels, answers, latency)
 
 
+def check_geometry(bundle: Bundle, subset: Subset) -> None:
+    """Refuse images that are stored in another geometry than the model takes (BundleError)."""
+    if bundle.meta.geometry != subset.geometry:
+        raise BundleError(f"{bundle.folder}: {geometry_clash(bundle, subset)}; scan with the model's geometry")
+
+
 def geometry_clash(bundle: Bundle, subset: Subset) -> str:
     """One clause for a person: what the model takes, and how the split is stored."""
     takes, stored = bundle.meta.geometry, subset.geometry
@@ -68,16 +73,23 @@ def geometry_clash(bundle: Bundle, subset: Subset) -> str:
 
 def tabulate(rows: pa.Table, labels: Sequence[str], answers: NDArray[np.float32], latency: Sequence[float]) -> pa.Table:
     """`PREDICTIONS` from the rows of a manifest (uri, sha256, label, group) and probabilities float32 [n, k]."""
-    n, k = answers.shape
-    names = np.asarray(labels, dtype=object)
-    predicted = names[answers.argmax(axis=1)] if n else names[:0]
     columns: dict[str, Any] = {
         **{name: rows[name] for name in ("uri", "sha256", "label", "group")},
-        "p": pa.ListArray.from_arrays(pa.array(np.arange(n + 1) * k, pa.int32()), pa.array(answers.ravel())),
-        "predicted": pa.array(predicted, pa.string()),
+        **answer_columns(labels, answers),
         "latency_ms": pa.array(latency, pa.float32()),
     }
     return pa.table(columns, schema=PREDICTIONS)
+
+
+def answer_columns(labels: Sequence[str], answers: NDArray[np.float32]) -> dict[str, pa.Array]:
+    """Columns `p` and `predicted` (the most probable label) of probabilities float32 [n, k]."""
+    n, k = answers.shape
+    names = np.asarray(labels, dtype=object)
+    predicted = names[answers.argmax(axis=1)] if n else names[:0]
+    return {
+        "p": pa.ListArray.from_arrays(pa.array(np.arange(n + 1) * k, pa.int32()), pa.array(answers.ravel())),
+        "predicted": pa.array(predicted, pa.string()),
+    }
 
 
 def class_ids(table: pa.Table, labels: Sequence[str], column: str = "label") -> NDArray[np.int64]:

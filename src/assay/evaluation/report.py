@@ -39,6 +39,9 @@ MEANING = {
     Decision.REFUSE: "This cannot be judged, so nothing is promoted.",
 }
 
+COMPARISONS = ("superior", "non_inferior")
+"""Rules whose numbers are differences."""
+
 NAMES = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
@@ -156,15 +159,20 @@ def finding_text(finding: Finding) -> dict[str, str]:
     if finding.measured is None or finding.low is None or finding.high is None or finding.bound is None:
         return {"measured": "", "interval": "", "bound": ""}
     digits = decimals(finding.low, finding.high, finding.bound)
-    if finding.rule.startswith("floor."):
-        ends = f"{100 * finding.low:.{digits}f} – {percent(finding.high, digits)}"
-        return {"measured": percent(finding.measured, digits), "interval": ends, "bound": f"≥ {bound(finding.bound)}"}
-    sign = ">" if finding.rule == "superior" else "≥"
-    return {
-        "measured": points(finding.measured, digits),
-        "interval": f"{points(finding.low, digits)} to {points(finding.high, digits)}",
-        "bound": f"{sign} {points(finding.bound)}",
-    }
+    if finding.rule in COMPARISONS:
+        return {
+            "measured": points(finding.measured, digits),
+            "interval": f"{points(finding.low, digits)} to {points(finding.high, digits)}",
+            "bound": f"{'>' if finding.rule == 'superior' else '≥'} {points(finding.bound)}",
+        }
+    ends = f"{100 * finding.low:.{digits}f} – {percent(finding.high, digits)}"
+    return {"measured": percent(finding.measured, digits), "interval": ends, "bound": _bound(finding, finding.bound)}
+
+
+def _bound(finding: Finding, asked: float) -> str:
+    if finding.rule == "slice":
+        return f"not {points(asked)}" if asked < 0 else f"not < {bound(asked)}"
+    return f"{'≤' if finding.rule == 'calibration' else '≥'} {bound(asked)}"
 
 
 def setting_text(value: Any) -> str:
@@ -189,7 +197,9 @@ def _measured_first(findings: Sequence[Finding]) -> list[Finding]:
 def _strip(finding: Finding) -> str:
     if finding.measured is None or finding.low is None or finding.high is None:
         return ""
-    return plots.interval(finding.low, finding.measured, finding.high, finding.bound, finding.passed)
+    # A slice's drop is on another scale than its accuracy.
+    line = None if finding.bound is None or (finding.bound < 0 and finding.rule not in COMPARISONS) else finding.bound
+    return plots.interval(finding.low, finding.measured, finding.high, line, finding.passed)
 
 
 def _agreement(evidence: Evidence) -> dict[str, int] | None:

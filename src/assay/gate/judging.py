@@ -3,12 +3,14 @@
 from assay import digests
 from assay.config import Policy
 from assay.evaluation.evidence import Evidence
-from assay.gate.rules import comparison, floors
-from assay.gate.soundness import Answers, examine, mismatches
+from assay.gate import rules
+from assay.gate.rules import Case
+from assay.gate.soundness import Answers, attributes_problems, challenges_problems, examine, mismatches
+from assay.gate.statistics.multiplicity import confidence_at
 from assay.gate.verdict import SEVERITY, Decision, Finding, Verdict, passing, stopping
 
 
-def judge(evidence: Evidence, policy: Policy, bootstrap: bool = False) -> Verdict:
+def judge(evidence: Evidence, policy: Policy, bootstrap: bool = False, look: int = 1) -> Verdict:
     """What follows from the evidence under the policy.
 
     A pure function: no file, no clock, no chance; the same evidence and policy give the same bytes. It raises for no
@@ -18,8 +20,10 @@ def judge(evidence: Evidence, policy: Policy, bootstrap: bool = False) -> Verdic
         evidence: candidate and champion on the same test split.
         policy: what is asked of the candidate.
         bootstrap: allow a first promotion, while there is no champion to compare with.
+        look: the number of this look at the test set, from 1; the ledger counts them.
     """
-    findings = tuple(_findings(evidence, policy, bootstrap))
+    confidence = confidence_at(policy.confidence, look)
+    findings = tuple(_findings(evidence, policy, bootstrap, look, confidence))
     decision = max((finding.outcome for finding in findings), key=SEVERITY.__getitem__)
     meta = evidence.meta
     return Verdict(
@@ -27,7 +31,8 @@ def judge(evidence: Evidence, policy: Policy, bootstrap: bool = False) -> Verdic
         use_case=meta.use_case,
         findings=findings,
         reasons=_reasons(findings, decision),
-        confidence=policy.confidence,
+        confidence=round(confidence, 9),
+        look=look,
         examples=evidence.candidate.num_rows,
         bootstrap=bootstrap,
         evidence_digest=evidence.digest,
@@ -39,29 +44,72 @@ def judge(evidence: Evidence, policy: Policy, bootstrap: bool = False) -> Verdic
     )
 
 
-def _findings(evidence: Evidence, policy: Policy, bootstrap: bool) -> list[Finding]:
+def _findings(evidence: Evidence, policy: Policy, bootstrap: bool, look: int, confidence: float) -> list[Finding]:
     candidate, problems = examine(evidence.candidate, evidence.meta.labels)
     if candidate is None:
         return [_unsound("candidate", problem) for problem in problems]
+    if problems := attributes_problems(evidence) + challenges_problems(evidence):
+        return [_unsound("evidence", problem) for problem in problems]
+    champion, standing = _champion_or_finding(evidence, bootstrap)
+    case = Case(
+        candidate=candidate,
+        champion=champion,
+        rival=_name(evidence),
+        attributes=evidence.attributes,
+        challenges=evidence.challenges,
+        uris=tuple(evidence.candidate["uri"].to_pylist()),
+        meta=evidence.meta,
+        confidence=confidence,
+        base_confidence=policy.confidence,
+    )
     sound = passing("evidence", "candidate", f"{len(candidate):,} predictions of the candidate are whole")
-    absolute = floors(candidate, policy.floors, policy.confidence)
-    return [sound, *absolute, *_against_champion(evidence, candidate, policy, bootstrap, bool(absolute))]
+    asked = _asked(case, policy)
+    if champion is None and bootstrap and not asked and all(finding.passed for finding in standing):
+        standing = [_nothing_asked()]
+    return [sound, *_spent(policy, look), *asked, *standing, *_compared(case, policy)]
 
 
-def _against_champion(
-    evidence: Evidence, candidate: Answers, policy: Policy, bootstrap: bool, has_floors: bool
-) -> list[Finding]:
+def _asked(case: Case, policy: Policy) -> list[Finding]:
+    """What the policy asks of the candidate by itself."""
+    return [
+        *rules.floors(case, policy.floors),
+        *rules.operating_point(case, policy.operating_point),
+        *rules.calibration(case, policy.calibration),
+        *rules.slices(case, policy.slices),
+        *rules.corruptions(case, policy.corruptions),
+        *rules.behaviour(case, policy.behaviour),
+        *rules.abstention(case, policy.abstention),
+        *rules.budgets(case, policy.budgets),
+    ]
+
+
+def _compared(case: Case, policy: Policy) -> list[Finding]:
+    return [rules.comparison(case, policy.champion)] if case.champion is not None else []
+
+
+def _spent(policy: Policy, look: int) -> list[Finding]:
+    if look <= policy.looks:
+        return []
+    text = (
+        f"the test set is spent: this is look {look:,}, and the policy allows {policy.looks:,}; "
+        "put newly labelled images into the test split, or another data set"
+    )
+    return [stopping(Decision.INSUFFICIENT_DATA, "looks", "test set", text)]
+
+
+def _champion_or_finding(evidence: Evidence, bootstrap: bool) -> tuple[Answers | None, list[Finding]]:
+    """The champion's answers if they can be compared, and what is to be said of it either way."""
     meta, subject = evidence.meta, _name(evidence)
     if evidence.champion is None and (meta.champion_digest, meta.champion_version, meta.champion_fault) == (None,) * 3:
-        return [_no_champion(bootstrap, has_floors)]
+        return None, [_no_champion(bootstrap)]
     champion, problems = _champion(evidence)
     if champion is None or problems:
-        return [_unsound(subject, problem) for problem in problems]
+        return None, [_unsound(subject, problem) for problem in problems]
     if meta.champion_digest == meta.candidate_digest:
         text = "the candidate is the champion, byte for byte: there is nothing to promote"
-        return [stopping(Decision.HOLD, "champion", subject, text)]
-    whole = passing("evidence", subject, f"{len(champion):,} predictions of {subject}, of the same images, are whole")
-    return [whole, comparison(candidate, champion, subject, policy.champion, policy.confidence)]
+        return None, [stopping(Decision.HOLD, "champion", subject, text)]
+    text = f"{len(champion):,} predictions of {subject}, of the same images, are whole"
+    return champion, [passing("evidence", subject, text)]
 
 
 def _champion(evidence: Evidence) -> tuple[Answers | None, list[str]]:
@@ -77,17 +125,19 @@ def _champion(evidence: Evidence) -> tuple[Answers | None, list[str]]:
     return champion, problems or mismatches(evidence.candidate, evidence.champion)
 
 
-def _no_champion(bootstrap: bool, has_floors: bool) -> Finding:
+def _no_champion(bootstrap: bool) -> Finding:
     if not bootstrap:
         text = (
             "there is no champion to compare with; ask for the first promotion with --bootstrap, "
             "or with `bootstrap: true` among the parameters of the config"
         )
         return stopping(Decision.REFUSE, "champion", "none", text)
-    if not has_floors:
-        text = "there is no champion and the policy has no floor, so nothing would be asked; give floors.accuracy"
-        return stopping(Decision.REFUSE, "champion", "none", text)
     return passing("champion", "none", "there is no champion yet, and the first promotion was asked for")
+
+
+def _nothing_asked() -> Finding:
+    text = "there is no champion and the policy asks for nothing else; give floors.accuracy"
+    return stopping(Decision.REFUSE, "champion", "none", text)
 
 
 def _unsound(subject: str, problem: str) -> Finding:

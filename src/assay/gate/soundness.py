@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from assay.evaluation.challenges import CHALLENGES
 from assay.evaluation.predictions import PREDICTIONS, class_ids, probabilities
+
+if TYPE_CHECKING:
+    from assay.evaluation.evidence import Evidence
 
 SUM_TOLERANCE = 1e-4
 """Float32 sums of 10,000 probabilities stray by 1e-5."""
@@ -20,11 +24,17 @@ IDENTITY = ("uri", "sha256", "label", "group")
 
 @dataclass(frozen=True)
 class Answers:
-    """Sound predictions: of each image the class it has and the one it was given, as class ids, int64 [n]."""
+    """Sound predictions, image by image."""
 
     labels: tuple[str, ...]
     targets: NDArray[np.int64]
+    """Class ids, [n]."""
     predicted: NDArray[np.int64]
+    """Class ids, [n]."""
+    probabilities: NDArray[np.float32]
+    """[n, k]."""
+    groups: NDArray[np.int64]
+    """Number of each image's group, [n]."""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -34,6 +44,11 @@ class Answers:
         """Whether each answer is right, [n]."""
         matches: NDArray[np.bool_] = self.targets == self.predicted
         return matches
+
+    @property
+    def clustered(self) -> bool:
+        """Whether some group has several images, which then are not independent of each other."""
+        return len(np.unique(self.groups)) < len(self.groups)
 
 
 def examine(table: pa.Table, labels: tuple[str, ...]) -> tuple[Answers | None, list[str]]:
@@ -48,7 +63,10 @@ def examine(table: pa.Table, labels: tuple[str, ...]) -> tuple[Answers | None, l
         if (ids < 0).any()
     ]
     problems += _probability_problems(table, predicted, len(labels))
-    return (None, problems) if problems else (Answers(labels, targets, predicted), [])
+    if problems:
+        return None, problems
+    groups = table["group"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    return Answers(labels, targets, predicted, probabilities(table, len(labels)), groups), []
 
 
 def mismatches(candidate: pa.Table, champion: pa.Table) -> list[str]:
@@ -61,6 +79,39 @@ def mismatches(candidate: pa.Table, champion: pa.Table) -> list[str]:
         for name, same in equal.items()
         if not same.all()
     ]
+
+
+def attributes_problems(evidence: "Evidence") -> list[str]:
+    """What is wrong with the attributes of the test images, if there are any."""
+    table = evidence.attributes
+    if table is None:
+        return []
+    if table.column_names.count("uri") != 1 or not table["uri"].equals(evidence.candidate["uri"]):
+        return ["the attributes are not those of the test images; evaluate again"]
+    return []
+
+
+def challenges_problems(evidence: "Evidence") -> list[str]:
+    """What is wrong with the answers to the challenges, if there are any."""
+    table = evidence.challenges
+    if table is None:
+        return []
+    if not table.schema.equals(CHALLENGES):
+        return ["the challenges are no table of challenges; evaluate again"]
+    own = table.filter(pc.field("kind") != "unfamiliar")
+    if any(table[name].null_count for name in CHALLENGES.names if name != "label") or own["label"].null_count:
+        return ["the challenges lack values; evaluate again"]
+    if pc.index_in(own["uri"], value_set=evidence.candidate["uri"].combine_chunks()).null_count:
+        return ["challenges: some are about images that are not in the test split"]
+    return _challenged(table, len(evidence.meta.labels))
+
+
+def _challenged(table: pa.Table, k: int) -> list[str]:
+    try:
+        finite = np.isfinite(probabilities(table, k)).all(axis=1)
+    except ValueError as error:
+        return [f"challenges: {error}"]
+    return [] if finite.all() else [f"challenges: the probabilities of {_rows(~finite)} are not numbers"]
 
 
 def _labels_problems(labels: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from assay import digests
 
@@ -34,8 +34,8 @@ class Finding(_Record):
     """One rule: what was measured, what was asked for, and what follows."""
 
     rule: str
-    """`evidence`, `champion`, `floor.accuracy`, `floor.balanced_accuracy`, `floor.recall`, `non_inferior` or
-    `superior`."""
+    """What part of the policy it is about: `floor.accuracy`, `non_inferior`, `slice`, `corruptions`, …; or `evidence`,
+    `champion`, `looks`, which no policy turns off."""
     subject: str
     """What the rule was applied to: a metric, a class, the champion's version."""
     measured: float | None = None
@@ -43,9 +43,13 @@ class Finding(_Record):
     low: float | None = None
     high: float | None = None
     bound: float | None = None
-    """What the lower end is asked to reach."""
+    """What the lower end is asked to reach; the upper end, where less is better."""
     method: str = ""
     """How the interval was made."""
+    confidence: float | None = None
+    """Level of the interval, two-sided."""
+    p_value: float | None = None
+    """Of a test, if the rule is one; adjusted where several are made at once."""
     passed: bool
     outcome: Decision
     """The verdict if this were the only finding."""
@@ -69,7 +73,9 @@ class Verdict(_Record):
     reasons: tuple[str, ...]
     """The sentences that made the decision, worst first; of a promotion, what spoke for it."""
     confidence: float
-    """Level of every interval, two-sided: its lower end is too high in half of the rest."""
+    """Level of the intervals at this look, two-sided: a lower end is too high in half of the rest."""
+    look: int = Field(1, ge=1)
+    """Which look at this test set it was."""
     examples: int
     """Images in the test split."""
     bootstrap: bool

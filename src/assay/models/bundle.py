@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from assay import digests
 from assay.errors import BundleError
+from assay.models.abstention import Abstention
 from assay.preprocess import VERSION as PREPROCESS_VERSION
 from assay.preprocess import Geometry
 
@@ -90,6 +91,8 @@ class BundleMeta(_Record):
     """What the logits are divided by in the graph."""
     thresholds: dict[str, Share] = {}
     """Label to the probability from which it is given; none: the most probable label is."""
+    abstention: Abstention | None = None
+    """When the model gives no answer; None: it always gives one."""
     opset: int = Field(ge=1)
     parity: Parity
     lineage: Lineage
@@ -274,7 +277,9 @@ def _read_small(path: Path) -> bytes:
 
 
 def _sealed(meta: BundleMeta, files: Mapping[str, str]) -> bytes:
-    body = {"meta": meta.model_dump(mode="json"), "files": dict(files)}
+    # A bundle that never abstains does not say so: one that was sealed without the field keeps its seal.
+    without = {"abstention"} if meta.abstention is None else None
+    body = {"meta": meta.model_dump(mode="json", exclude=without), "files": dict(files)}
     return _render({**body, "seal": digests.of_json(body)})
 
 

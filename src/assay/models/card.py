@@ -85,17 +85,30 @@ def _details(meta: BundleMeta, recipe: Recipe) -> str:
         ("Backbone", f"`{recipe.backbone}` (timm), started from {_weights(recipe)}"),
         ("Input", f"RGB image, {fit}, {size} x {size} pixels, uint8; normalisation is in the graph"),
         ("Output", f"a probability for each label: softmax of the logits over temperature {meta.temperature:g}"),
+        ("Abstention", _abstention(meta)),
         ("Format", f"ONNX, opset {meta.opset}; bundle format {meta.format}"),
     ]
     return _table(("What", "Which"), rows)
 
 
 def _use(meta: BundleMeta) -> str:
+    habit = (
+        "always answers with one of them, also for" if meta.abstention is None else "may answer with one of them for"
+    )
     return f"""
-To tell which of its {len(meta.labels)} labels an image like those of the training data belongs to. It always answers
-with one of them, also for an image that shows none. It was not made to decide alone where a mistake does harm: there,
-a person looks at what it says.
+To tell which of its {len(meta.labels)} labels an image like those of the training data belongs to. It {habit} an image
+that shows none. It was not made to decide alone where a mistake does harm: there, a person looks at what it says.
 """
+
+
+def _abstention(meta: BundleMeta) -> str:
+    fitted = meta.abstention
+    if fitted is None:
+        return "none: it always answers"
+    return (
+        f"no answer unless exactly one label has a probability of {fitted.threshold:g} or more (split conformal "
+        f"prediction, fitted on the validation split for a coverage of {fitted.coverage:g})"
+    )
 
 
 def _evaluation_data(meta: BundleMeta) -> str:

@@ -21,6 +21,7 @@ from safetensors.torch import load, save
 from assay import console, digests
 from assay.errors import BundleError
 from assay.models import backbones, card
+from assay.models.abstention import Abstention, fit_abstention
 from assay.models.bundle import (
     CARD,
     GOLDEN_INPUTS,
@@ -100,7 +101,8 @@ def _with_plain_pools(module: torch.nn.Module) -> torch.nn.Module:
 def export(trained: "Trained", dataset: "Dataset", folder: Path, lineage: Lineage, name: str = "model") -> Bundle:
     """Make the bundle of a trained model; the same inputs give the same bytes.
 
-    The temperature is fitted, and the ONNX model compared with the torch model, on the validation split.
+    The temperature and the threshold of abstention are fitted, and the ONNX model compared with the torch model, on the
+    validation split.
 
     Args:
         trained: the weights and what they were trained with.
@@ -121,6 +123,7 @@ def export(trained: "Trained", dataset: "Dataset", folder: Path, lineage: Lineag
     proto = to_onnx(model, trained.geometry.size)
     content = proto.SerializeToString()
     parity = _parity(session(content), validation, logits / model.temperature)
+    abstention = _abstention(logits / model.temperature, validation.targets, trained.recipe.coverage)
     meta = BundleMeta(
         name=name,
         labels=trained.labels,
@@ -128,6 +131,7 @@ def export(trained: "Trained", dataset: "Dataset", folder: Path, lineage: Lineag
         mean=trained.mean,
         std=trained.std,
         temperature=model.temperature,
+        abstention=abstention,
         opset=OPSET,
         parity=parity,
         lineage=lineage,
@@ -256,6 +260,17 @@ def _temperature(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> flo
             "export", f"temperature {temperature} is at its bound: do not take the probabilities at their word"
         )
     return temperature
+
+
+def _abstention(scaled: NDArray[np.float32], targets: NDArray[np.int64], coverage: float) -> Abstention:
+    fitted = fit_abstention(torch.softmax(torch.from_numpy(scaled), dim=1).numpy(), targets, coverage)
+    if fitted.threshold == 0 and scaled.shape[1] > 1:
+        console.warn(
+            "export",
+            f"the model will abstain from every image: {len(targets):,} validation images give a threshold of 0 for a "
+            f"coverage of {coverage:g}; give validation more images, or lower recipe.coverage",
+        )
+    return fitted
 
 
 def _parity(model: ort.InferenceSession, subset: "Subset", scaled: NDArray[np.float32]) -> Parity:

@@ -8,6 +8,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from assay.errors import BundleError
+from assay.models.abstention import answered, in_set
 from assay.models.bundle import MODEL, Bundle
 from assay.preprocess import VERSION, decode
 
@@ -26,6 +27,8 @@ class Prediction:
     label: str
     probabilities: dict[str, float]
     """Label to probability, in the bundle's order of labels."""
+    abstained: bool = False
+    """Whether the model gives no answer: not exactly one label is in its conformal set (`assay.models.abstention`)."""
 
 
 def session(model: bytes, threads: int | None = None) -> ort.InferenceSession:
@@ -106,9 +109,10 @@ class Predictor:
             assay.preprocess.Unreadable: `data` is no image that can be decoded.
             BundleError: the model's output is not finite.
         """
-        row = self.probabilities(decode(data, self.bundle.meta.geometry)[np.newaxis])[0]
-        labels = self.bundle.meta.labels
-        return Prediction(labels[int(row.argmax())], dict(zip(labels, row.tolist(), strict=True)))
+        rows = self.probabilities(decode(data, self.bundle.meta.geometry)[np.newaxis])
+        labels, fitted = self.bundle.meta.labels, self.bundle.meta.abstention
+        abstained = fitted is not None and not bool(answered(in_set(rows, fitted.threshold))[0])
+        return Prediction(labels[int(rows[0].argmax())], dict(zip(labels, rows[0].tolist(), strict=True)), abstained)
 
     def check_golden(self) -> None:
         """Give the golden inputs to the model and compare with what it gave when it was exported.

@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,6 +18,7 @@ import torch
 from assay.errors import AssayError
 from assay.training.augment import Augmenter
 from assay.training.seeding import AUGMENTING, SHUFFLING, seed_of
+from assay.training.sizes import shrunk
 
 if TYPE_CHECKING:
     from assay.data.dataset import Subset
@@ -64,10 +65,13 @@ class Maker(torch.utils.data.Dataset[Any]):
         subset: where the pixels come from.
         augment: what changes them; None leaves them as they are.
         seed: of the augmentation.
+        sizes: side in pixels of the images of each epoch; () leaves them as they are.
     """
 
-    def __init__(self, subset: "Subset", augment: Augmenter | None = None, seed: int = 0) -> None:
-        self.subset, self.augment, self.seed = subset, augment, seed
+    def __init__(
+        self, subset: "Subset", augment: Augmenter | None = None, seed: int = 0, sizes: Sequence[int] = ()
+    ) -> None:
+        self.subset, self.augment, self.seed, self.sizes = subset, augment, seed, sizes
 
     def __getitem__(self, job: Job) -> tuple[np.ndarray, np.ndarray] | AssayError:
         try:
@@ -76,6 +80,8 @@ class Maker(torch.utils.data.Dataset[Any]):
             return error
         if self.augment is not None:
             self.augment(pixels, (self.seed, AUGMENTING, job.epoch, job.number))
+        if self.sizes:
+            pixels = shrunk(pixels, self.sizes[job.epoch])
         return pixels, self.subset.targets[job.indices]
 
 

@@ -21,6 +21,7 @@ from assay.training.feed import Feed, Maker, plain_jobs, training_jobs, workers_
 from assay.training.learner import Learner
 from assay.training.precision import Mode, Normaliser
 from assay.training.seeding import DROPPING, INITIALISING, isolated, seed_of
+from assay.training.sizes import size_at
 from assay.training.trained import Trained
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class _Session:
         """Train up to epoch `until`, or until validation says that it no longer helps."""
         learner, recipe = self.learner, self.learner.recipe
         jobs = training_jobs(len(self.training), recipe.batch_size, recipe.seed, range(learner.epoch, until))
-        maker = Maker(self.training, augment, recipe.seed)
+        maker = Maker(self.training, augment, recipe.seed, self._sizes())
         device = learner.device
         with Feed(maker, jobs, workers_for(device), pin=device.type == "cuda") as feed:
             try:
@@ -180,6 +181,10 @@ class _Session:
                 again = "the same training goes on from there" if learner.epoch else "it starts anew"
                 console.warn("train", f"interrupted after epoch {learner.epoch}/{recipe.epochs}; {again}")
                 raise
+
+    def _sizes(self) -> tuple[int, ...]:
+        recipe, whole = self.learner.recipe, self.training.geometry.size
+        return tuple(size_at(epoch, recipe.epochs, recipe.first_size, whole) for epoch in range(recipe.epochs))
 
     def _epoch(self, feed: Feed) -> None:
         """Train and judge, record it, and keep what is needed to go on from here."""

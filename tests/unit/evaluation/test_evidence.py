@@ -6,11 +6,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from assay.config import Challenges
 from assay.data.dataset import Dataset, from_arrays
-from assay.errors import BundleError, DataError
-from assay.evaluation.evidence import CANDIDATE, CHAMPION, META, Champion, Evidence, EvidenceMeta, gather
+from assay.errors import BundleError, ConfigError, DataError
+from assay.evaluation.challenges import CHALLENGES as CHALLENGES_SCHEMA
+from assay.evaluation.evidence import (
+    ATTRIBUTES,
+    CANDIDATE,
+    CHALLENGES,
+    CHAMPION,
+    META,
+    Champion,
+    Evidence,
+    EvidenceMeta,
+    gather,
+)
 from assay.evaluation.predictions import PREDICTIONS
-from assay.models.bundle import Bundle
+from assay.evaluation.slices import ATTRIBUTES as ATTRIBUTES_SCHEMA
+from assay.models.abstention import Abstention
+from assay.models.bundle import FILES, Bundle
 
 from toybundle import LABELS, SIZE, model, pixels, toy_bundle
 
@@ -51,6 +65,10 @@ def test_both_are_run_on_the_same_images(tmp_path: Path, candidate: Bundle, data
         "split_digest": dataset.split_digest,
         "data_digest": dataset.digest,
         "labels": LABELS,
+        "bundle_bytes": sum((candidate.folder / name).stat().st_size for name in FILES),
+        "latency_ms": (),
+        "parity": 0.0,
+        "abstention": None,
     }
 
 
@@ -113,7 +131,7 @@ def test_saving_again_forgets_the_champion_of_before(tmp_path: Path, candidate: 
     gathered(tmp_path, candidate, dataset, champion(tmp_path))
     evidence = gathered(tmp_path, candidate, dataset)
     assert Evidence.load(evidence.folder).champion is None
-    assert sorted(path.name for path in evidence.folder.iterdir()) == [CANDIDATE, META]
+    assert sorted(path.name for path in evidence.folder.iterdir()) == [ATTRIBUTES, CANDIDATE, META]
 
 
 def test_two_runs_give_one_digest(tmp_path: Path, candidate: Bundle, dataset: Dataset) -> None:
@@ -187,3 +205,97 @@ def test_probabilities_of_the_tables_are_float32(tmp_path: Path, candidate: Bund
     loaded = Evidence.load(gathered(tmp_path, candidate, dataset).folder)
     assert loaded.candidate.schema == PREDICTIONS
     assert loaded.candidate["p"].combine_chunks().flatten().to_numpy().dtype == np.float32
+
+
+SHOWN = Challenges(corruptions=("brightness",), severities=(2,), behaviour=True, images=3, unfamiliar=9, latency=4)
+
+
+@pytest.fixture
+def challenged(tmp_path: Path, dataset: Dataset) -> Evidence:
+    shy = toy_bundle(tmp_path / "shy", abstention=Abstention(coverage=0.9, threshold=0.25))
+    return gather(shy, champion(tmp_path), dataset, "colours", tmp_path / "evidence", SHOWN)
+
+
+def test_the_images_attributes_stand_in_the_order_of_the_predictions(challenged: Evidence) -> None:
+    assert challenged.attributes is not None
+    assert challenged.attributes.schema == ATTRIBUTES_SCHEMA
+    assert challenged.attributes["uri"].equals(challenged.candidate["uri"])
+
+
+def test_the_candidate_is_challenged_as_asked(challenged: Evidence) -> None:
+    assert challenged.challenges is not None
+    assert challenged.challenges.schema == CHALLENGES_SCHEMA
+    assert challenged.challenges.num_rows == 3 + 6 * 3 + 9
+    assert len(challenged.meta.latency_ms) == 4
+    assert challenged.meta.abstention == Abstention(coverage=0.9, threshold=0.25)
+
+
+def test_without_a_challenge_there_is_no_table(tmp_path: Path, candidate: Bundle, dataset: Dataset) -> None:
+    assert gathered(tmp_path, candidate, dataset).challenges is None
+
+
+def test_an_unknown_challenge_stops_before_anything_is_run(
+    tmp_path: Path, candidate: Bundle, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("assay.evaluation.evidence.predict", lambda *_: pytest.fail("it was run"))
+    with pytest.raises(ConfigError, match="no corruption is called 'hail'"):
+        gather(candidate, None, dataset, "colours", tmp_path / "evidence", Challenges(corruptions=("hail",)))
+
+
+def test_loads_every_table_that_was_saved(challenged: Evidence) -> None:
+    loaded = Evidence.load(challenged.folder)
+    assert loaded.digest == challenged.digest
+    assert loaded.meta == challenged.meta
+    assert loaded.attributes.to_pydict().keys() == challenged.attributes.to_pydict().keys()
+    assert loaded.attributes["uri"].equals(challenged.attributes["uri"])
+    assert loaded.challenges.equals(challenged.challenges)
+
+
+@pytest.mark.parametrize(("name", "column"), [(ATTRIBUTES, "stroke_width"), (CHALLENGES, "predicted")])
+def test_an_altered_table_is_found(challenged: Evidence, name: str, column: str) -> None:
+    path = challenged.folder / name
+    table = pq.read_table(path)
+    values = pa.array(["blue"] * table.num_rows if column == "predicted" else [1.0] * table.num_rows)
+    place = table.schema.get_field_index(column)
+    pq.write_table(table.set_column(place, table.field(place), values.cast(table.field(place).type)), path)
+    with pytest.raises(DataError, match="altered"):
+        Evidence.load(challenged.folder)
+
+
+@pytest.mark.parametrize("name", [CHAMPION, ATTRIBUTES, CHALLENGES])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_table_that_was_taken_away_is_missed(challenged: Evidence, name: str, hidden: bool) -> None:
+    (challenged.folder / name).unlink()
+    document = json.loads((challenged.folder / META).read_text())
+    document["beside"] = [other for other in document["beside"] if not (hidden and other == name)]
+    (challenged.folder / META).write_text(json.dumps(document))
+    with pytest.raises(DataError, match="altered" if hidden else name):
+        Evidence.load(challenged.folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bundle_bytes": 1},
+        {"latency_ms": (0.1,)},
+        {"parity": 0.5},
+        {"abstention": Abstention(coverage=0.9, threshold=0.1)},
+    ],
+)
+def test_what_the_gate_reads_is_in_the_digest(change: dict[str, object]) -> None:
+    plain = small()
+    other = Evidence(plain.folder, plain.candidate, None, plain.meta.model_copy(update=change))
+    assert other.digest != plain.digest
+
+
+def test_a_table_of_one_name_is_not_one_of_another() -> None:
+    plain = small()
+    table = pa.table({"uri": ["a", "b"]})
+    one, other = (Evidence(plain.folder, plain.candidate, None, plain.meta, *t) for t in ((table, None), (None, table)))
+    assert one.digest != other.digest
+
+
+def test_a_table_that_was_made_before_is_forgotten(challenged: Evidence) -> None:
+    Evidence(challenged.folder, challenged.candidate, None, challenged.meta).save()
+    assert sorted(path.name for path in challenged.folder.iterdir()) == [CANDIDATE, META]
+    assert Evidence.load(challenged.folder).challenges is None

@@ -2,7 +2,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -10,55 +9,16 @@ from hypothesis import strategies as st
 
 from assay.config import Policy
 from assay.evaluation.evidence import Evidence, EvidenceMeta
-from assay.evaluation.intervals import paired_difference, wilson
-from assay.evaluation.predictions import PREDICTIONS, tabulate
-from assay.gate import Decision, Finding, Verdict, judge
+from assay.evaluation.predictions import PREDICTIONS
+from assay.gate import Decision, Verdict, judge
+from assay.gate.statistics.paired import difference
+from assay.gate.statistics.proportions import limits
 
-LABELS = ("crack", "sound")
-META = EvidenceMeta(
-    use_case="demo",
-    candidate_digest="a" * 64,
-    champion_digest="b" * 64,
-    champion_version="3",
-    split_digest="c" * 64,
-    data_digest="d" * 64,
-    labels=LABELS,
-)
-ALONE = META.model_copy(update={"champion_digest": None, "champion_version": None})
+from evidences import ALONE, LABELS, META, evidence, policy, ruled, table, with_column
+
+FIRST_LOOK = 0.975
+"""Confidence of the first look at a test set, by a policy of 0.95."""
 NON_INFERIOR = {"champion": {"rule": "non_inferior", "margin": 0.01}}
-
-
-def table(
-    n: int, wrong: range | list[int] = range(0), labels: tuple[str, ...] = LABELS, cracks: float = 0.5
-) -> pa.Table:
-    """`n` predictions, half of them cracks; those at `wrong` name another class than the label."""
-    targets = (np.arange(n) >= cracks * n).astype(int)
-    given = targets.copy()
-    given[list(wrong)] = 1 - given[list(wrong)]
-    names = [f"{i:05d}" for i in range(n)]
-    rows = pa.table({"uri": names, "sha256": names, "label": [labels[t] for t in targets], "group": names})
-    p = np.where(np.eye(len(labels), dtype=np.float32)[given] > 0, 0.9, 0.1 / (len(labels) - 1)).astype(np.float32)
-    return tabulate(rows, labels, p, [1.0] * n)
-
-
-def evidence(candidate: pa.Table, champion: pa.Table | None = None, meta: EvidenceMeta | None = None) -> Evidence:
-    return Evidence(Path("nowhere"), candidate, champion, meta or (ALONE if champion is None else META))
-
-
-def policy(**parts: Any) -> Policy:
-    return Policy.model_validate(parts)
-
-
-def ruled(verdict: Verdict, rule: str) -> Finding:
-    (finding,) = [finding for finding in verdict.findings if finding.rule == rule]
-    return finding
-
-
-def with_column(candidate: pa.Table, name: str, values: Any) -> pa.Table:
-    place = candidate.schema.get_field_index(name)
-    return candidate.set_column(place, name, pa.array(values, PREDICTIONS.field(name).type))
-
-
 FLOOR = policy(floors={"accuracy": 0.95})
 
 
@@ -67,21 +27,21 @@ def test_a_floor_that_the_lower_end_reaches_is_passed() -> None:
     finding = ruled(verdict, "floor.accuracy")
     assert verdict.decision is Decision.PROMOTE
     assert (finding.measured, finding.bound, finding.passed) == (0.99, 0.95, True)
-    assert finding.sentence == "accuracy 99.0% [98.2, 99.5] is at least 95%"
+    assert finding.sentence == "accuracy 99.0% [98.0, 99.6] is at least 95%"
 
 
 def test_a_floor_that_only_the_point_reaches_lacks_data_and_says_how_much() -> None:
     verdict = judge(evidence(table(100, range(3))), FLOOR, bootstrap=True)
     assert verdict.decision is Decision.INSUFFICIENT_DATA
     assert verdict.reasons == (
-        "accuracy 97.0% [91.5, 99.0] is above 95%, but 100 test images do not show it "
-        "(about 460 would, at the same measured value)",
+        "accuracy 97.0% [90.6, 99.5] is above 95%, but 100 test images do not show it "
+        "(about 590 would, at the same measured value)",
     )
 
 
 def test_the_number_that_would_be_enough_is_enough() -> None:
-    enough = judge(evidence(table(467, range(14))), FLOOR, bootstrap=True)
-    short = judge(evidence(table(433, range(13))), FLOOR, bootstrap=True)
+    enough = judge(evidence(table(600, range(18))), FLOOR, bootstrap=True)
+    short = judge(evidence(table(533, range(16))), FLOOR, bootstrap=True)
     assert (enough.decision, short.decision) == (Decision.PROMOTE, Decision.INSUFFICIENT_DATA)
 
 
@@ -137,7 +97,7 @@ def test_no_champion_is_refused_and_says_how_to_ask() -> None:
 def test_a_first_promotion_needs_a_floor() -> None:
     verdict = judge(evidence(table(1000)), policy(), bootstrap=True)
     assert verdict.decision is Decision.REFUSE
-    assert "nothing would be asked" in verdict.reasons[0]
+    assert "asks for nothing else" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize("bootstrap", [False, True])
@@ -173,7 +133,7 @@ def test_an_equal_model_is_not_inferior_when_there_are_images_enough() -> None:
     assert verdict.decision is Decision.PROMOTE
     assert (finding.measured, finding.bound) == (0, -0.01)
     assert finding.sentence == (
-        "accuracy against champion 3: +0.0 points [−0.4, +0.4]; this is not worse by more than 1 point"
+        "accuracy against champion 3: +0.0 points [−0.5, +0.5]; this is not worse by more than 1 point"
     )
 
 
@@ -194,23 +154,23 @@ def test_a_worse_model_is_held() -> None:
     [(10, Decision.PROMOTE), (58, Decision.INSUFFICIENT_DATA), (60, Decision.HOLD), (80, Decision.HOLD)],
 )
 def test_superior_means_above_and_not_by_luck(wrong: int, decision: Decision) -> None:
-    asked = policy(champion={"rule": "superior", "margin": 0})
+    asked = policy(champion={"rule": "superior"})
     candidate = table(2000, range(1000, 1000 + wrong))
     assert judge(evidence(candidate, table(2000, range(60))), asked).decision is decision
 
 
 def test_at_the_bound_itself_a_floor_holds_and_better_is_not_shown() -> None:
     candidate, champion = table(2000, range(10)), table(2000, range(80))
-    floor = policy(floors={"accuracy": float(wilson(1990, 2000).low)})
-    margin = paired_difference(1920, 70, 0, 10)[0]
-    better = policy(champion={"rule": "superior", "margin": margin})
+    floor = policy(floors={"accuracy": float(limits(1990, 2000, FIRST_LOOK).low)})
+    improvement = float(difference(70, 0, 2000, FIRST_LOOK).low)
+    better = policy(champion={"rule": "superior", "min_improvement": improvement})
     assert judge(evidence(candidate), floor, bootstrap=True).decision is Decision.PROMOTE
     assert judge(evidence(candidate, champion), better).decision is Decision.INSUFFICIENT_DATA
 
 
 def test_swapping_candidate_and_champion_turns_the_direction() -> None:
     good, bad = table(2000, range(10)), table(2000, range(80))
-    asked = policy(champion={"rule": "superior", "margin": 0})
+    asked = policy(champion={"rule": "superior"})
     forth, back = judge(evidence(good, bad), asked), judge(evidence(bad, good), asked)
     assert (forth.decision, back.decision) == (Decision.PROMOTE, Decision.HOLD)
     one, other = ruled(forth, "superior"), ruled(back, "superior")
@@ -329,7 +289,8 @@ ROWS = st.fixed_dictionaries(
 TABLES = st.lists(ROWS, max_size=4).map(lambda rows: pa.Table.from_pylist(rows, schema=PREDICTIONS))
 POLICIES = st.builds(
     lambda accuracy, recall, rule, margin: policy(
-        floors={"accuracy": accuracy, "recall": recall}, champion={"rule": rule, "margin": margin}
+        floors={"accuracy": accuracy, "recall": recall},
+        champion={"rule": rule, "margin": margin or 0.01, "min_improvement": margin},
     ),
     st.one_of(st.none(), st.floats(0, 1)),
     st.dictionaries(st.sampled_from([*LABELS, "dent"]), st.floats(0, 1), max_size=2),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from assay import digests
 from assay.errors import BundleError
+from assay.models.abstention import Abstention
 from assay.models.bundle import CONTENTS, FILES, MAX_META_BYTES, Bundle, BundleMeta, Lineage, Parity, write_run
 from assay.preprocess import Geometry
 
@@ -146,6 +147,13 @@ def rewritten(bundle: Bundle, change: Any) -> Path:
     return bundle.folder
 
 
+def test_a_bundle_that_was_sealed_without_abstention_is_whole(bundle: Bundle, tmp_path: Path) -> None:
+    assert b"abstention" not in bundle.read("bundle.json")
+    shy = Bundle.create(tmp_path / "shy", meta(abstention=Abstention(coverage=0.9, threshold=0.7)), contents())
+    assert Bundle.load(shy.folder).meta.abstention == Abstention(coverage=0.9, threshold=0.7)
+    assert shy.digest != bundle.digest
+
+
 def test_rewriting_without_change_is_still_the_bundle(bundle: Bundle) -> None:
     assert Bundle.load(rewritten(bundle, lambda document: None)) == bundle
 
@@ -164,6 +172,8 @@ def test_rewriting_without_change_is_still_the_bundle(bundle: Bundle) -> None:
         ({"geometry": {"size": 4, "fit": "stretch"}}, "meta.geometry.fit"),
         ({"geometry": {"size": 4, "fit": "crop", "colour": 1}}, "meta.geometry.colour"),
         ({"surprise": 1}, "meta.surprise"),
+        ({"abstention": {"coverage": 0.9, "threshold": 1.5}}, "meta.abstention.threshold"),
+        ({"abstention": None}, "altered or damaged"),
         ({"opset": "20"}, "altered or damaged"),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 from assay.config import Recipe
 from assay.data.dataset import Dataset, from_arrays
 from assay.models import card
+from assay.models.abstention import Abstention
 from assay.models.bundle import BundleMeta, Lineage, Parity
 from assay.preprocess import Geometry
 
@@ -51,6 +52,15 @@ def test_tells_what_a_person_asks_first(cracks: Dataset) -> None:
     assert "| augment | HorizontalFlip p 0.5 |" in text
     assert "| git commit | c0ffee |" in text
     assert "| torch | 2.15.0 |" in text
+
+
+def test_tells_when_there_is_no_answer(cracks: Dataset) -> None:
+    fitted = Abstention(coverage=0.95, threshold=0.9341)
+    text = card.render(meta(cracks.labels).model_copy(update={"abstention": fitted}), RECIPE, cracks)
+    assert "unless exactly one label has a probability of 0.9341 or more" in text
+    assert "for a coverage of 0.95)" in text
+    assert "always answers" not in text
+    assert "always answers" in card.render(meta(cracks.labels), RECIPE, cracks)
 
 
 def test_counts_images_by_class_and_split(cracks: Dataset) -> None:

@@ -21,6 +21,7 @@ from assay.config import Recipe
 from assay.data.dataset import Dataset, from_arrays
 from assay.errors import BundleError
 from assay.models import backbones, export
+from assay.models.abstention import Abstention, fit_abstention
 from assay.models.bundle import Bundle, Lineage
 from assay.models.calibration import fit_temperature
 from assay.models.predictor import Predictor, run, session
@@ -142,6 +143,25 @@ def test_probabilities_are_the_calibrated_softmax_of_the_logits_of_torch(made: M
     assert temperature != 1.0
     assert expected.std(axis=0).min() > 0.05
     np.testing.assert_allclose(Predictor(made.bundle).probabilities(pixels), expected, atol=2e-4)
+
+
+def test_abstention_is_fitted_on_the_calibrated_probabilities_of_validation(made: Made) -> None:
+    validation = made.data.subset("validation")
+    p = Predictor(made.bundle).probabilities(validation.read(np.arange(len(validation))))
+    fitted = made.bundle.meta.abstention
+    assert fitted is not None
+    assert fitted.coverage == made.trained.recipe.coverage
+    expected = fit_abstention(p, validation.targets, fitted.coverage)
+    assert 0 < fitted.threshold == pytest.approx(expected.threshold, abs=3e-4)
+
+
+def test_a_model_that_can_only_abstain_is_exported_with_a_warning(
+    tiny: tuple[Trained, Dataset], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trained = replace(tiny[0], recipe=tiny[0].recipe.model_copy(update={"coverage": 0.999}))
+    bundle = export.export(trained, tiny[1], tmp_path / "bundle", lineage(trained))
+    assert bundle.meta.abstention == Abstention(coverage=0.999, threshold=0)
+    assert "abstain from every image: 120 validation images" in capfd.readouterr().err
 
 
 def test_meta_tells_what_was_exported(made: Made) -> None:

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from assay.errors import BundleError
+from assay.models.abstention import Abstention
 from assay.models.predictor import MAX_BATCH, Predictor, session
 from assay.preprocess import Geometry, Unreadable, decode
 
@@ -60,6 +61,22 @@ def test_classify_decodes_with_the_geometry_of_the_bundle(tmp_path: Path) -> Non
     row = predictor.probabilities(decode(buffer.getvalue(), Geometry(SIZE, "crop"))[np.newaxis])[0]
     assert prediction.label == "blue"
     assert prediction.probabilities == dict(zip(LABELS, row.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(("threshold", "abstained"), [(0.0, True), (0.5, False), (1.0, True)])
+def test_abstains_unless_one_label_reaches_the_threshold(tmp_path: Path, threshold: float, abstained: bool) -> None:
+    fitted = Abstention(coverage=0.9, threshold=threshold)
+    predictor = Predictor(toy_bundle(tmp_path / "bundle", model(scale=0.01).SerializeToString(), abstention=fitted))
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
+    prediction = predictor.classify(buffer.getvalue())
+    assert (prediction.label, prediction.abstained) == ("red", abstained)
+
+
+def test_a_bundle_without_a_threshold_always_answers(predictor: Predictor) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "grey").save(buffer, "PNG")
+    assert not predictor.classify(buffer.getvalue()).abstained
 
 
 def test_what_is_no_image_is_unreadable(predictor: Predictor) -> None:

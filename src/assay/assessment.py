@@ -1,0 +1,146 @@
+"""A candidate judged outside of a pipeline: a registered version or a bundle, on its own test split or new images."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import ValidationError
+
+from assay import crown, registry
+from assay.config import DataConfig, UseCase
+from assay.console import say
+from assay.data.dataset import Dataset
+from assay.data.manifest import labels
+from assay.data.scan import scan
+from assay.data.sources import open_source
+from assay.data.splits import split
+from assay.errors import BundleError, DataError
+from assay.evaluation.evidence import META, Champion, Evidence, gather
+from assay.evaluation.metrics import Metrics, measure
+from assay.gate.deciding import decide
+from assay.gate.ledger import Ledger
+from assay.gate.verdict import Verdict
+from assay.home import subfolder
+from assay.models.bundle import META as BUNDLE_META
+from assay.models.bundle import Bundle
+
+NOBODY = "none"
+"""In place of a champion: there is nothing to compare with."""
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """A verdict, and what it was drawn from."""
+
+    verdict: Verdict
+    metrics: Metrics
+    evidence: Evidence
+
+
+def assess(
+    candidate: str, use_case: UseCase, champion: str | None = None, source: str | None = None, bootstrap: bool = False
+) -> Assessment:
+    """Judge a candidate by a use case's policy, as the training pipeline would.
+
+    Args:
+        candidate: `name@version`, `name@alias`, or the folder of a bundle or of saved evidence.
+        use_case: its policy, challenges and data.
+        champion: `name@version` or a bundle's folder to compare with, or `none`; by default the ledger's champion.
+        source: labelled images to judge on, all of them; by default the test split of the use case's data.
+        bootstrap: allow a first promotion, while there is no champion.
+
+    Raises:
+        AssayError: something is missing or unreadable, or the candidate was trained on another split of this data.
+    """
+    evidence = _evidence(candidate, use_case, champion, source)
+    verdict = decide(evidence, use_case.policy, bootstrap, Ledger.open(use_case.name))
+    (evidence.folder / "verdict.json").write_bytes(verdict.canonical)
+    say("gate", f"{verdict.decision}  {verdict.reasons[0]}")
+    return Assessment(verdict, measure(evidence.candidate, evidence.meta.labels, verdict.confidence), evidence)
+
+
+def bundle_of(reference: str) -> Bundle:
+    """A bundle by its folder, or by `name@version` or `name@alias` in the registry."""
+    if (Path(reference) / BUNDLE_META).is_file():
+        return Bundle.load(Path(reference))
+    return registry.fetch(registry.find(reference))
+
+
+def use_case_of(candidate: str) -> str:
+    """Name of the use case that a candidate, as `assess` takes it, belongs to."""
+    if (Path(candidate) / META).is_file():
+        return Evidence.load(Path(candidate)).meta.use_case
+    return bundle_of(candidate).meta.name
+
+
+def verdict_of(reference: str) -> Verdict:
+    """A verdict by its file, or by the registered `name@version` that it was made on.
+
+    Raises:
+        AssayError: there is no such file or version, or it holds no verdict.
+    """
+    path = Path(reference)
+    if not path.exists():
+        return registry.verdict(registry.find(reference))
+    path = path / "verdict.json" if path.is_dir() else path
+    try:
+        return Verdict.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}; give a verdict.json, or a name@version") from None
+    except ValidationError as error:
+        raise DataError(f"{path}: no verdict: {error.errors()[0]['msg']}") from None
+
+
+def _evidence(candidate: str, use_case: UseCase, champion: str | None, source: str | None) -> Evidence:
+    if (Path(candidate) / META).is_file():
+        return Evidence.load(Path(candidate))
+    bundle, rival = bundle_of(candidate), _champion(use_case.name, champion)
+    dataset = _test_only(use_case.data, source, bundle) if source else _own_split(use_case, bundle)
+    folder = subfolder("evidence") / f"{use_case.name}-{bundle.digest[:12]}-{dataset.split_digest[:12]}"
+    return gather(bundle, rival, dataset, use_case.name, folder, use_case.challenges)
+
+
+def _champion(name: str, reference: str | None) -> Champion | None:
+    if reference == NOBODY:
+        return None
+    if reference is not None:
+        return Champion(reference, bundle_of(reference))
+    version, crowned = crown.champion_of(name)
+    return registry.champion_bundle(name, version, crowned) if version else None
+
+
+def _own_split(use_case: UseCase, bundle: Bundle) -> Dataset:
+    dataset = split(_scanned(use_case.data), use_case.split)
+    if bundle.meta.lineage.split_digest != dataset.split_digest:
+        raise BundleError(
+            f"{bundle.folder}: was trained on another split of {use_case.data.source}, so images of its training may "
+            "be among the test images now; train it again, or give images that it has never met with --data"
+        )
+    return dataset
+
+
+def _test_only(config: DataConfig, source: str, bundle: Bundle) -> Dataset:
+    """All usable images of a source as one test split, with the classes of the bundle."""
+    dataset = _scanned(config.model_copy(update={"source": source}))
+    known = bundle.meta.labels
+    if unknown := sorted(set(labels(dataset.usable)) - set(known)):
+        raise DataError(f"{source}: labels {unknown} are unknown to the model, which has {list(known)}")
+    table = dataset.manifest
+    usable = np.asarray(pc.equal(table["fault"], ""))
+    columns = {
+        "split": pa.array(np.where(usable, "test", ""), pa.string()),
+        "group": pc.if_else(pa.array(usable), pc.coalesce(table["given_group"], table["sha256"]), ""),
+    }
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), name, values)
+    return replace(dataset, manifest=table, labels=known)
+
+
+def _scanned(config: DataConfig) -> Dataset:
+    source = open_source(config.source)
+    try:
+        return scan(source, config, store=subfolder("shards"))
+    finally:
+        source.close()
