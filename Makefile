@@ -54,6 +54,8 @@ bench: setup ## what we claim, against what people use today, side by side
 	$(BIN)/python benchmarks/preparation.py
 	$(BIN)/python benchmarks/rows.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/gate.py
+	$(BIN)/python benchmarks/ledger.py
 
 lock: setup ## resolve the dependencies anew and write requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade \

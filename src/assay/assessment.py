@@ -26,6 +26,7 @@ from assay.home import subfolder
 from assay.models.bundle import META as BUNDLE_META
 from assay.models.bundle import Bundle
 
+VERDICT = "verdict.json"
 NOBODY = "none"
 """In place of a champion: there is nothing to compare with."""
 
@@ -56,7 +57,7 @@ def assess(
     """
     evidence = _evidence(candidate, use_case, champion, source)
     verdict = decide(evidence, use_case.policy, bootstrap, Ledger.open(use_case.name))
-    (evidence.folder / "verdict.json").write_bytes(verdict.canonical)
+    (evidence.folder / VERDICT).write_bytes(verdict.canonical)
     say("gate", f"{verdict.decision}  {verdict.reasons[0]}")
     return Assessment(verdict, measure(evidence.candidate, evidence.meta.labels, verdict.confidence), evidence)
 
@@ -82,15 +83,14 @@ def verdict_of(reference: str) -> Verdict:
         AssayError: there is no such file or version, or it holds no verdict.
     """
     path = Path(reference)
-    if not path.exists():
-        return registry.verdict(registry.find(reference))
-    path = path / "verdict.json" if path.is_dir() else path
+    path = path / VERDICT if path.is_dir() else path
     try:
-        return Verdict.model_validate_json(path.read_bytes())
+        content = path.read_bytes() if path.exists() else registry.text(registry.find(reference), VERDICT)
+        return Verdict.model_validate_json(content)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}; give a verdict.json, or a name@version") from None
     except ValidationError as error:
-        raise DataError(f"{path}: no verdict: {error.errors()[0]['msg']}") from None
+        raise DataError(f"{reference}: no verdict: {error.errors()[0]['msg']}") from None
 
 
 def _evidence(candidate: str, use_case: UseCase, champion: str | None, source: str | None) -> Evidence:

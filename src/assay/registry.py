@@ -247,21 +247,19 @@ def champion_bundle(name: str, number: str, crowned: str | None = None) -> "Cham
 
 
 @_plainly
-def verdict(version: Version) -> "Verdict":
-    """The verdict that a version was registered with, from the artifacts of its run.
+def text(version: Version, name: str) -> str:
+    """A text among the artifacts of the run that a version was registered by.
 
     Raises:
-        RegistryError: its run holds none.
+        RegistryError: it is not there.
     """
     from mlflow.artifacts import load_text
 
-    from assay.gate.verdict import Verdict
-
-    place = f"{_client().get_run(version.run_id).info.artifact_uri}/verdict.json"
+    place = f"{_client().get_run(version.run_id).info.artifact_uri}/{name}"
     try:
-        return Verdict.model_validate_json(load_text(place))
-    except (OSError, ValueError) as error:
-        raise RegistryError(f"{version}: no verdict at {place}: {_first_line(error)}") from None
+        return str(load_text(place))
+    except OSError as error:
+        raise RegistryError(f"{version}: nothing at {place}: {_first_line(error)}") from None
 
 
 def fetch(version: Version) -> Bundle:

@@ -6,7 +6,15 @@ import pytest
 
 from steps import caching
 
-STEP = "from assay.data.scan import scan\n\ndef step():\n    from assay import late\n"
+STEP = """
+from typing import TYPE_CHECKING
+from assay.data.scan import scan
+if TYPE_CHECKING:
+    import assay.typed
+
+def step():
+    from assay import late
+"""
 
 
 @pytest.fixture
@@ -17,6 +25,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "__init__.py": "",
         "late.py": "",
         "unrelated.py": "",
+        "typed.py": "",
         "deep.py": "",
         "data/__init__.py": "",
         "data/scan.py": "import assay.deep\n",
@@ -41,4 +50,5 @@ def test_an_edit_of_what_is_called_changes_the_digest(library: Path, name: str) 
 def test_an_edit_elsewhere_does_not(library: Path) -> None:
     before = caching.code_digest(str(library.parent / "step.py"))
     (library / "unrelated.py").write_text("changed = True\n")
+    (library / "typed.py").write_text("changed = True\n")
     assert caching.code_digest(str(library.parent / "step.py")) == before

@@ -61,13 +61,16 @@ class Sketch(Record):
 
 
 class Question(Record):
-    """What is asked of a test set: whether the candidate is good enough, beside the champion, by the policy."""
+    """What is asked of a test set: whether the candidate is good enough, beside the champion, by the policy.
+
+    A ledger holds it: fields in the order of their names, as in `assay.gate.ledger.entries`.
+    """
 
     candidate_digest: Digest
     champion_digest: Digest | None
     policy_digest: Digest
-    split_digest: Digest
     sketch: Sketch
+    split_digest: Digest
 
     @property
     def key(self) -> tuple[str, str | None, str, str]:

@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,6 +119,13 @@ def test_what_cannot_be_written_is_one_line_and_no_entry(
             ledger.look(question("a"), 5)
     assert len(list(folder.iterdir())) == 3
     assert ledger.look(question("a"), 5).number == 2
+
+
+def test_a_file_system_that_does_not_sync_folders(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync, fail = os.fsync, failing(errno.EINVAL)
+    monkeypatch.setattr(os, "fsync", lambda n: fail() if stat.S_ISDIR(os.fstat(n).st_mode) else fsync(n))
+    crown(ledger, "1")
+    assert ledger.verify() == []
 
 
 def test_a_folder_that_is_a_file(tmp_path: Path) -> None:

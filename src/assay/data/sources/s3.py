@@ -45,7 +45,7 @@ class Stores:
         import obstore
 
         bucket, key = parse(place)
-        with _one_line(place, for_one=True):
+        with one_line(place, for_one=True):
             result = obstore.get(self._store(bucket), key)
             check_size(result.meta["size"])
             return bytes(result.bytes())
@@ -53,7 +53,7 @@ class Stores:
     def below(self, prefix: str) -> Iterator[tuple[str, str]]:
         """`s3://bucket/key` and stamp of every object below a prefix, which ends at a `/` or not at all."""
         bucket, key = parse(prefix)
-        with _one_line(prefix):
+        with one_line(prefix):
             for chunk in self._store(bucket).list(key.rstrip("/") or None, chunk_size=1000):
                 yield from ((f"s3://{bucket}/{meta['path']}", _stamp(meta)) for meta in chunk)
 
@@ -74,13 +74,13 @@ class Stores:
 
     def _directly_in(self, folder: str) -> Iterator[tuple[str, str]]:
         bucket, key = parse(f"{folder}/")
-        with _one_line(folder):
+        with one_line(folder):
             found = self._store(bucket).list_with_delimiter(key.rstrip("/") or None)
             yield from ((f"s3://{bucket}/{meta['path']}", _stamp(meta)) for meta in found["objects"])
 
     def _store(self, bucket: str) -> "S3Store":
         if bucket not in self._open:
-            self._open[bucket] = _connect(bucket)
+            self._open[bucket] = connect(bucket)
         return self._open[bucket]
 
 
@@ -114,7 +114,12 @@ def parse(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _connect(bucket: str) -> "S3Store":
+def connect(bucket: str) -> "S3Store":
+    """A client of a bucket, by the usual AWS_* variables, that gives up on a silent store within a minute.
+
+    Raises:
+        DataError: the address of the store is none.
+    """
     from obstore.store import S3Store
 
     endpoint = _endpoint()
@@ -138,7 +143,7 @@ def _endpoint() -> str:
 
 
 @contextmanager
-def _one_line(place: str, for_one: bool = False) -> Iterator[None]:
+def one_line(place: str, for_one: bool = False) -> Iterator[None]:
     """Turn what the object store's client raises into one line: DataError or Unavailable.
 
     `for_one`: the request is for one sample, whose reason for quarantine must name no place.

@@ -29,10 +29,10 @@ class Bucket:
 
     @cached_property
     def _s3(self) -> "S3Store":
-        from assay.data.sources.s3 import _connect
+        from assay.data.sources.s3 import connect
 
         with _plainly(self.place):
-            return _connect(self._bucket)
+            return connect(self._bucket)
 
     @cached_property
     def _bucket(self) -> str:
@@ -101,7 +101,9 @@ class Bucket:
         if self._proven:
             return
         data = self.read(number)
-        if data is not None and self._put(number, data):
+        if data is None:
+            return
+        if self._put(number, data):
             raise LedgerError(
                 f"{self.place}: this object store ignores conditional writes (If-None-Match), so that one promotion "
                 "could overwrite another; keep the ledger in a store that honours them, or in a folder"
@@ -143,10 +145,10 @@ class Bucket:
 @contextmanager
 def _plainly(place: str) -> Iterator[None]:
     from assay.data.sources.base import Unavailable
-    from assay.data.sources.s3 import _one_line
+    from assay.data.sources.s3 import one_line
 
     try:
-        with _one_line(place):
+        with one_line(place):
             yield
     except (DataError, Unavailable) as error:
         raise LedgerError(str(error)) from error

@@ -1,4 +1,7 @@
-"""The entries of a ledger: what each says, and the bytes that say it."""
+"""The entries of a ledger: what each says, and the bytes that say it.
+
+The fields of a model stand in the order of their names, so that what pydantic writes is canonical JSON.
+"""
 
 import re
 from collections.abc import Iterable
@@ -24,9 +27,9 @@ Number = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 class Champion(Record):
     """The version that is the champion, and the entry that made it so."""
 
-    version: Version
     bundle_digest: Digest
     number: Number
+    version: Version
 
     def __str__(self) -> str:
         return f"version {self.version} ({short(self.bundle_digest)})"
@@ -52,17 +55,17 @@ class Asked(Record):
 class Judged(Record):
     """A verdict was reached."""
 
-    kind: Literal["verdict"] = "verdict"
-    decision: Decision
-    look: int = Field(ge=1)
     bootstrap: bool
-    verdict_digest: Digest
-    evidence_digest: Digest
-    policy_digest: Digest
-    split_digest: Digest
     candidate_digest: Digest
     champion_digest: Digest | None
     champion_version: Version | None
+    decision: Decision
+    evidence_digest: Digest
+    kind: Literal["verdict"] = "verdict"
+    look: int = Field(ge=1)
+    policy_digest: Digest
+    split_digest: Digest
+    verdict_digest: Digest
 
     @property
     def key(self) -> tuple[str, str | None, str, str]:
@@ -85,11 +88,11 @@ class Judged(Record):
 class Promoted(Record):
     """A version became the champion."""
 
-    kind: Literal["promotion"] = "promotion"
-    version: Version
     bundle_digest: Digest
+    kind: Literal["promotion"] = "promotion"
     verdict: Number
     """The entry with the PROMOTE that allows it; each allows one promotion."""
+    version: Version
 
     @property
     def sentence(self) -> str:
@@ -100,10 +103,10 @@ class Promoted(Record):
 class RolledBack(Record):
     """A version that had been champion became it again."""
 
-    kind: Literal["rollback"] = "rollback"
-    version: Version
     bundle_digest: Digest
     instead_of: Version
+    kind: Literal["rollback"] = "rollback"
+    version: Version
 
     @property
     def sentence(self) -> str:
@@ -117,18 +120,18 @@ Body = Asked | Judged | Promoted | RolledBack
 class Entry(Record):
     """One fact."""
 
+    actor: str = Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")
+    """Who or what wrote it, if that was given."""
+    at: Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC))]
+    body: Annotated[Body, Field(discriminator="kind")]
+    champion: Champion | None
+    """The champion after this entry, so that the last entry alone says who it is."""
     format: Literal[1] = 1
     number: Number
     """From 1, without gaps."""
     previous: Digest | Literal[""]
     """SHA-256 of the bytes of the entry before; of the first one "" ."""
     use_case: str
-    at: Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC))]
-    actor: str = Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")
-    """Who or what wrote it, if that was given."""
-    body: Annotated[Body, Field(discriminator="kind")]
-    champion: Champion | None
-    """The champion after this entry, so that the last entry alone says who it is."""
 
     @property
     def kind(self) -> str:
@@ -149,7 +152,7 @@ class _Sealed(Record):
 
 def encode(entry: Entry) -> bytes:
     """The bytes of an entry: canonical JSON, `{"entry": …, "sha256": …}`."""
-    content = digests.canonical_json(entry.model_dump(mode="json"))
+    content = entry.model_dump_json().encode()
     return b'{"entry":%b,"sha256":"%b"}' % (content, digests.of_bytes(content).encode())
 
 
@@ -170,6 +173,11 @@ def decode(data: bytes) -> Entry:
     if encode(entry) != data:
         raise ValueError("was altered after it was written: its content is not what its SHA-256 is of")
     return entry
+
+
+def fingerprint(entry: Entry) -> str:
+    """SHA-256 of an entry's bytes, to be remembered elsewhere: it stands for all entries up to this one."""
+    return digests.of_bytes(encode(entry))
 
 
 def listing(entries: Iterable[Entry]) -> list[str]:

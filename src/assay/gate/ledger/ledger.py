@@ -1,16 +1,17 @@
 """The ledger of a use case: what was asked of each test set, what was judged, and what was ever champion."""
 
+import gc
 import os
 import random
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from assay import digests
 from assay.errors import LedgerError
 from assay.gate.ledger.chain import Chain
 from assay.gate.ledger.entries import (
@@ -230,9 +231,10 @@ class Ledger:
             # A listing may miss an entry and hold a later one, if both are created meanwhile; a second one holds both.
             numbers = [number for number in self.store.numbers() if number <= last]
         chain, problems = Chain(self.use_case), []
-        for number, data in zip(numbers, self.store.read_all(numbers), strict=True):
-            if data is not None:  # else it is missing, as the next one tells, or the check of the last
-                problems += chain.add(number, data)
+        with _uncollected():
+            for number, data in zip(numbers, self.store.read_all(numbers), strict=True):
+                if data is not None:  # else it is missing, as the next one tells, or the check of the last
+                    problems += chain.add(number, data)
         if chain.number < last:
             problems.append(f"entry {last} vanished while the ledger was read")
         return chain, problems
@@ -277,11 +279,6 @@ def ledger_root() -> str:
     return os.environ.get("ASSAY_LEDGER") or str(home() / "ledger")
 
 
-def fingerprint(entry: Entry) -> str:
-    """SHA-256 of an entry's bytes, to be remembered elsewhere: it stands for all entries up to this one."""
-    return digests.of_bytes(encode(entry))
-
-
 def alias_problem(champion: Champion | None, alias_version: str | None) -> str | None:
     """How the registry's alias `champion` disagrees with the ledger; None where it does not.
 
@@ -295,6 +292,18 @@ def alias_problem(champion: Champion | None, alias_version: str | None) -> str |
     points = f"points at version {alias_version}" if alias_version else "is not set"
     says = f"the champion is {champion}, since entry {champion.number}" if champion else "there is no champion"
     return f"the alias 'champion' {points}, and by the ledger {says}"
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection: of many entries, all of them kept, it would take a third of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _judged(verdict: Verdict) -> Judged:

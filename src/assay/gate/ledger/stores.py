@@ -145,5 +145,8 @@ def _to_disk(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of a file system that does this by itself or not at all
+            raise
     finally:
         os.close(descriptor)

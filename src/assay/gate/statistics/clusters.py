@@ -183,10 +183,10 @@ def _resampled(sums: Floats, sizes: Floats, seed: int, resamples: int) -> float:
     """
     if len(sums) < 2:
         return float("inf")
-    kinds, counts = np.unique(np.column_stack([sums, sizes]), axis=0, return_counts=True)
+    kinds, counts = np.unique(sums + 1j * sizes, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(sums), counts / len(sums), size=resamples)
-    tops, weights = (drawn @ kinds).T
-    return float(np.mean((tops / weights) ** 2)) * len(sums) / (len(sums) - 1)
+    drawn_sums = drawn @ kinds
+    return float(np.mean((drawn_sums.real / drawn_sums.imag) ** 2)) * len(sums) / (len(sums) - 1)
 
 
 def _rounded(sums: ArrayLike) -> Floats:

@@ -50,7 +50,8 @@ def difference(first_only: ArrayLike, second_only: ArrayLike, n: ArrayLike, conf
     where McNemar's exact p-value is at most alpha.
 
     By exact enumeration over the nuisance parameter, for n of 50 to 40,000, bounds of -5 to +2 points and alpha of
-    0.025 to 0.00006, it is above the true difference at most alpha of the time; Tango's, up to more than twice that.
+    0.025 to 0.00006, it is above the true difference at most alpha of the time. Tango's is up to 1.4 times as often
+    above a margin, and up to 3.4 times above an improvement.
 
     Args:
         first_only, second_only: images that only one of the two got right, any shape; they need not be whole.

@@ -52,7 +52,7 @@ def power_of_difference(n: int, question: Question) -> float:
     disagreements = np.arange(max(0, math.floor(centre - spread)), min(n, math.ceil(centre + spread)) + 1)
     needed = _critical(disagreements, n, question)
     won = stats.binom.sf(np.ceil(needed - 1e-9) - 1, disagreements, (1 + question.difference / share) / 2)
-    return float(np.sum(stats.binom.pmf(disagreements, n, share) * np.where(needed > disagreements, 0, won)))
+    return float(np.sum(stats.binom.pmf(disagreements, n, share) * won))
 
 
 def smallest_difference(n: int, discordance: float, confidence: float, power: float) -> float:

@@ -79,6 +79,13 @@ def test_groups_that_do_not_hang_together_cost_little() -> None:
     assert of_mean(right, np.repeat(np.arange(8000), 5)).effect < 1.15
 
 
+def test_where_only_large_groups_fail_resampling_finds_more_than_any_correlation() -> None:
+    members = np.concatenate([np.ones(400, int), np.full(10, 20)])
+    groups = np.repeat(np.arange(410), members)
+    found = of_mean((groups < 400).astype(float), groups)
+    assert found.effect > 1.3 * found.images / found.effective_groups
+
+
 def test_one_group_shows_nothing() -> None:
     found = of_mean(np.ones(50), np.zeros(50, int))
     assert not found.enough

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import special, stats
@@ -40,6 +40,7 @@ def test_at_no_difference_the_test_is_mcnemar(table: tuple[int, int, int]) -> No
     assert not_above(*table, 0.0) == pytest.approx(mcnemar(table[0], table[1]), rel=1e-5, abs=1e-14)
 
 
+@settings(max_examples=40)
 @given(TABLES, CONFIDENCE)
 def test_a_lower_end_above_zero_is_a_significant_mcnemar(table: tuple[int, int, int], confidence: float) -> None:
     low, high = difference(*table, confidence)
@@ -55,6 +56,7 @@ def test_a_tie_with_alpha_is_significant() -> None:
     assert difference(0, 3, 50, 0.75).high < 0
 
 
+@settings(max_examples=40)
 @given(st.one_of(TABLES, FRACTIONS), CONFIDENCE)
 def test_swapping_the_models_changes_the_sign(table: tuple[float, float, float], confidence: float) -> None:
     b, c, n = table
@@ -64,6 +66,7 @@ def test_swapping_the_models_changes_the_sign(table: tuple[float, float, float],
     assert low <= high <= 1
 
 
+@settings(max_examples=40)
 @given(st.one_of(TABLES, FRACTIONS), CONFIDENCE, st.floats(-0.99, 0.99))
 def test_limit_and_p_value_agree(table: tuple[float, float, float], confidence: float, least: float) -> None:
     low = difference(*table, confidence).low
@@ -72,6 +75,7 @@ def test_limit_and_p_value_agree(table: tuple[float, float, float], confidence: 
     assert (low >= least - 1e-9) >= (p < alpha * (1 - 1e-5))
 
 
+@settings(max_examples=40)
 @given(st.one_of(TABLES, FRACTIONS), CONFIDENCE)
 def test_an_image_more_for_the_first_raises_the_limits(table: tuple[float, float, float], confidence: float) -> None:
     b, c, n = table

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -95,6 +95,7 @@ def test_models_that_never_disagree_need_the_least() -> None:
     assert images_needed(-0.01, 0.0, 0.95, 0.8) == least_images(0.01, 0.95) == 368
 
 
+@settings(max_examples=40)
 @given(st.floats(0.0005, 0.9), st.floats(0.6, 0.999))
 def test_below_the_least_no_margin_is_shown(margin: float, confidence: float) -> None:
     least = least_images(margin, confidence)
@@ -122,6 +123,7 @@ def test_margin_and_number_of_images_are_inverse() -> None:
     assert images_needed(-margin, 0.04, 0.95, 0.8) == pytest.approx(3000, rel=0.04)
 
 
+@settings(max_examples=40)
 @given(st.floats(0.02, 0.97), st.floats(0.005, 0.5), st.floats(0.7, 0.999), st.floats(0.55, 0.95))
 def test_so_many_images_show_a_floor(bound: float, more: float, confidence: float, power: float) -> None:
     expected = min(bound + more, 1.0)
