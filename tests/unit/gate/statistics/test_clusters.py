@@ -86,6 +86,14 @@ def test_where_only_large_groups_fail_resampling_finds_more_than_any_correlation
     assert found.effect > 1.3 * found.images / found.effective_groups
 
 
+def test_a_failure_of_one_large_group_is_skewed_and_costs_more_than_its_variance() -> None:
+    """All else equal, the largest variance would be that of groups that are right or wrong as a whole."""
+    members = np.concatenate([np.ones(600, int), np.full(40, 10)])
+    groups = np.repeat(np.arange(640), members)
+    found = of_mean((groups != 600).astype(float), groups)
+    assert found.effect > 1.3 * found.images / found.effective_groups
+
+
 def test_one_group_shows_nothing() -> None:
     found = of_mean(np.ones(50), np.zeros(50, int))
     assert not found.enough
