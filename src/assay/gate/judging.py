@@ -10,6 +10,10 @@ from assay.gate.statistics.multiplicity import confidence_at
 from assay.gate.verdict import SEVERITY, Decision, Finding, Verdict, passing, stopping
 
 
+HEADLINES = ("floor.", "operating_point", "superior", "non_inferior", "champion")
+"""Rules that are named as reasons of a promotion; the others are counted."""
+
+
 def judge(evidence: Evidence, policy: Policy, bootstrap: bool = False, look: int = 1) -> Verdict:
     """What follows from the evidence under the policy.
 
@@ -151,6 +155,9 @@ def _name(evidence: Evidence) -> str:
 
 def _reasons(findings: tuple[Finding, ...], decision: Decision) -> tuple[str, ...]:
     if decision is Decision.PROMOTE:
-        return tuple(finding.sentence for finding in findings if finding.rule != "evidence")
+        first = [finding.sentence for finding in findings if finding.rule.startswith(HEADLINES)]
+        others = sum(finding.rule != "evidence" for finding in findings) - len(first)
+        more = (f"{others:,} other {'rule holds' if others == 1 else 'rules hold'}",) if others else ()
+        return (*first, *more)
     worst_first = sorted(findings, key=lambda finding: -SEVERITY[finding.outcome])
     return tuple(finding.sentence for finding in worst_first if not finding.passed)

@@ -71,7 +71,7 @@ class Verdict(_Record):
     findings: tuple[Finding, ...]
     """Every rule, in the order of the policy."""
     reasons: tuple[str, ...]
-    """The sentences that made the decision, worst first; of a promotion, what spoke for it."""
+    """The sentences that made the decision, worst first; of a promotion, what spoke for it most."""
     confidence: float
     """Level of the intervals at this look, two-sided: a lower end is too high in half of the rest."""
     look: int = Field(1, ge=1)

@@ -56,18 +56,17 @@ def behaviour(case: Case, asked: Behaviour) -> list[Finding]:
 
 def _behaves(case: Case, name: str, rows: pa.Table, least: float) -> Finding:
     places = _places(case, rows)
-    told = name.replace("_", " ")
     if name == LOWER_CONTRAST:
-        rule, subject = "behaviour.contrast", "confidence that does not rise with lower contrast:"
+        rule, subject = "behaviour.contrast", "share whose confidence does not rise with lower contrast"
         held = _confidence(case, rows) <= case.candidate.probabilities[places].max(axis=1) + TOLERANCE
     else:
-        rule, subject = "behaviour.invariance", f"answers that stay under {told}:"
+        rule, subject = "behaviour.invariance", f"share of answers that stay after {name.replace('_', ' ')}"
         names = np.asarray(case.candidate.labels, dtype=object)
         held = np.asarray(rows["predicted"].to_pylist(), dtype=object) == names[case.candidate.predicted[places]]
     try:
         measured = share(held, case.candidate.groups[places], "test images", case.confidence)
     except TooFewGroups as reason:
-        return unmeasured(rule, told, reason)
+        return unmeasured(rule, subject, reason)
     return at_least(rule, subject, measured, least)
 
 

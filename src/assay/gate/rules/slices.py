@@ -62,7 +62,8 @@ def slices(case: Case, asked: Slices) -> list[Finding]:
 def _small(case: Case, part: Slice, inside: NDArray[np.bool_], asked: Slices) -> Finding:
     count = int(np.count_nonzero(inside))
     accuracy = f", accuracy {percent(float(case.candidate.right[inside].mean()))}" if count else ""
-    text = f"slice {part.name}: {count:,} images{accuracy}; fewer than {asked.min_images:,}, so only told"
+    images = "1 image" if count == 1 else f"{count:,} images"
+    text = f"slice {part.name}: {images}{accuracy}; fewer than {asked.min_images:,}, so only told"
     return passing("slice", part.name, text)
 
 
