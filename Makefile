@@ -55,11 +55,12 @@ bench: setup ## what we claim, against what people use today, side by side
 	$(BIN)/python benchmarks/rows.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/gate.py
+	$(BIN)/python benchmarks/judge.py
 	$(BIN)/python benchmarks/ledger.py
 
 lock: setup ## resolve the dependencies anew and write requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade \
-		--extra train --extra pipelines --extra dev pyproject.toml --output-file requirements.txt \
+		--extra train --extra pipelines --extra serve --extra dev pyproject.toml --output-file requirements.txt \
 		--custom-compile-command "make lock"
 
 clean: ## remove what runs have written (.assay)

@@ -20,7 +20,6 @@ from assay.errors import EXIT_EXPECTATIONS, AssayError, ConfigError
 from assay.home import subfolder, use_local_environment
 
 if TYPE_CHECKING:
-    from assay.gate.verdict import Verdict
     from assay.models.bundle import Bundle
 
 Command = Callable[..., Any]
@@ -176,15 +175,25 @@ def judge(
 @gate.command(
     epilog="""
     assay gate explain demo@3
-    assay gate explain .assay/evidence/demo/verdict.json
+    assay gate explain .assay/evidence/demo/verdict.json --as pull-request
 """
 )
 @click.argument("verdict")
-def explain(verdict: str) -> None:
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(["text", "markdown", "pull-request"]),
+    default="text",
+    show_default=True,
+    help="For a pull request: pass or fail alone, without a number of the test split.",
+)
+def explain(verdict: str, form: str) -> None:
     """Say what a VERDICT means, rule by rule: a verdict.json, or a registered name@version."""
-    from assay.gate.telling import explain as tell
+    from assay.assessment import verdict_of
+    from assay.gate import telling
 
-    _print(tell(_verdict(verdict)), False)
+    tell = {"text": telling.explain, "markdown": telling.markdown, "pull-request": telling.pull_request}[form]
+    _print(tell(verdict_of(verdict)), False)
 
 
 @gate.command(
@@ -460,12 +469,6 @@ def _config_of(candidate: str) -> Path:
     if found is None:
         raise ConfigError(f"no use case {name!r} in configs/; give its YAML with --policy")
     return found
-
-
-def _verdict(reference: str) -> "Verdict":
-    from assay.assessment import verdict_of
-
-    return verdict_of(reference)
 
 
 def _bundle(reference: str) -> "Bundle":

@@ -9,7 +9,6 @@ from assay.gate.soundness import Answers, attributes_problems, challenges_proble
 from assay.gate.statistics.multiplicity import confidence_at
 from assay.gate.verdict import SEVERITY, Decision, Finding, Verdict, passing, stopping
 
-
 HEADLINES = ("floor.", "operating_point", "superior", "non_inferior", "champion")
 """Rules that are named as reasons of a promotion; the others are counted."""
 

@@ -45,6 +45,9 @@ REMEDY = {
 }
 
 
+NOTHING: Mapping[str, str] = {}
+
+
 def explain(verdict: Verdict) -> str:
     """Everything that a verdict holds, in sentences: what was asked, measured and concluded, and what to do now."""
     lines = [
@@ -90,7 +93,7 @@ def markdown(verdict: Verdict) -> str:
     )
 
 
-def pull_request(verdict: Verdict, validation: Mapping[str, str]) -> str:
+def pull_request(verdict: Verdict, validation: Mapping[str, str] = NOTHING) -> str:
     """Pass or fail of each rule, and metrics of the validation split, as Markdown.
 
     No number of the test split stands in it: who tunes a model by the test set's numbers wears the test set out faster

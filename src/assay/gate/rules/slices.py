@@ -47,13 +47,15 @@ def slices(case: Case, asked: Slices) -> list[Finding]:
     labels = np.asarray(case.candidate.labels, dtype=object)[case.candidate.targets]
     told: list[Finding] = []
     tests: list[_Test] = []
+    # Groups weigh more the less may go wrong, which after Holm's correction is alpha over the number of tests.
+    level = 1 - (1 - case.base_confidence) / (2 * len(chosen))
     for part in chosen:
         inside = members(part, case.attributes, labels)
         count = int(np.count_nonzero(inside))
         if count < asked.min_images:
             told.append(_small(case, part, inside, asked))
         else:
-            tests += _tests(case, part, inside, asked)
+            tests += _tests(case, part, inside, asked, level)
     adjusted = holm(np.array([test.p for test in tests]))
     alpha = (1 - case.base_confidence) / 2
     return [*(_judged(test, float(p), alpha) for test, p in zip(tests, adjusted, strict=True)), *told]
@@ -67,7 +69,7 @@ def _small(case: Case, part: Slice, inside: NDArray[np.bool_], asked: Slices) ->
     return passing("slice", part.name, text)
 
 
-def _tests(case: Case, part: Slice, inside: NDArray[np.bool_], asked: Slices) -> list[_Test]:
+def _tests(case: Case, part: Slice, inside: NDArray[np.bool_], asked: Slices, level: float) -> list[_Test]:
     right, groups = case.candidate.right[inside], case.candidate.groups[inside]
     try:
         measured = share(right, groups, f"images of {part.name}", case.base_confidence)
@@ -75,11 +77,11 @@ def _tests(case: Case, part: Slice, inside: NDArray[np.bool_], asked: Slices) ->
         measured = share(right, np.arange(len(right)), f"images of {part.name}", case.base_confidence)
     tests = []
     if asked.accuracy is not None:
-        p = _below(right, groups, asked.accuracy, case.base_confidence)
+        p = _below(right, groups, asked.accuracy, level)
         tests.append(_Test(part.name, measured, asked.accuracy, f"below {bound(asked.accuracy)}", p))
     if asked.max_drop is not None and case.champion is not None:
         theirs = case.champion.right[inside]
-        p = _dropped(right, theirs, groups, asked.max_drop, case.base_confidence)
+        p = _dropped(right, theirs, groups, asked.max_drop, level)
         by = f"worse than {case.rival} ({percent(float(theirs.mean()))}) by more than {margin(asked.max_drop)}"
         tests.append(_Test(part.name, measured, -asked.max_drop, by, p))
     return tests

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from assay.gate.statistics.proportions import Floats, Limits, one_sided
+from assay.gate.statistics.proportions import NOTHING, Floats, Limits, one_sided
 
 STEP = 0.05
 NODES = np.arange(-54, 55) * STEP
@@ -118,7 +118,7 @@ def _tables(first_only: ArrayLike, second_only: ArrayLike, n: ArrayLike) -> tupl
     b, c, images = np.broadcast_arrays(*(np.asarray(value, float) for value in (first_only, second_only, n)))
     if np.any((b < 0) | (c < 0) | (b + c > images * (1 + 1e-12))):
         raise ValueError("the images that only one got right are fewer than 0, or more than all images")
-    return b, c, images
+    return np.where(b > NOTHING, b, 0.0), np.where(c > NOTHING, c, 0.0), images
 
 
 def _lowest(b: Floats, c: Floats, n: Floats, alpha: float) -> Floats:

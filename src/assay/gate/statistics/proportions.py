@@ -8,6 +8,9 @@ from scipy import special
 
 Floats = NDArray[np.float64]
 
+NOTHING = 1e-9
+"""A count below this is none: no digit of a limit depends on it, and quantile functions stumble over it."""
+
 
 class Limits(NamedTuple):
     """Lower and upper ends, arrays of one shape, or scalars as float64."""
@@ -78,6 +81,6 @@ def balanced(successes: ArrayLike, n: ArrayLike, confidence: float) -> tuple[flo
 
 
 def _low(successes: Floats, n: Floats, alpha: float) -> Floats:
-    some = successes > 0
+    some = successes > NOTHING
     low = special.betaincinv(np.where(some, successes, 1), np.maximum(n - successes, 0) + 1, alpha)
     return np.asarray(np.where(some, low, 0.0))[()]

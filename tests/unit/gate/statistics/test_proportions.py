@@ -21,6 +21,11 @@ def test_nothing_measured_says_nothing() -> None:
     assert limits(0, 0, 0.95) == (0, 1)
 
 
+@pytest.mark.parametrize("successes", [1e-311, 1e-12])
+def test_next_to_nothing_is_nothing(successes: float) -> None:
+    assert limits(successes, successes + 0.5, 0.75).low == 0
+
+
 def test_all_right_and_all_wrong_end_exactly() -> None:
     low, high = limits([0, 7], [7, 7], 0.95)
     assert (low[0], high[1]) == (0.0, 1.0)
