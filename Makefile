@@ -31,11 +31,17 @@ $(READY): requirements.txt pyproject.toml
 		$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/assay-local.pth
 	@touch $@
 
-demo: setup ## synthetic concrete to a judged, registered model, in a few minutes on a CPU
+demo: setup ## synthetic concrete to a judged, registered model, served and asked over HTTP, in a few minutes on a CPU
 	@$(BIN)/assay train configs/demo.yaml
 	@rm -rf .assay/sample
 	@$(BIN)/assay data sample 'synthetic://concrete?count=9&seed=2026' --to .assay/sample --count 2 > /dev/null
 	@$(BIN)/assay predict .assay/sample/*/*.jpg --model demo@challenger
+	@$(BIN)/assay rehearse demo@challenger --images 100
+ifdef STAY
+	@$(BIN)/assay serve demo@challenger
+else
+	@echo "serve it: .venv/bin/assay serve demo@challenger   (make demo STAY=1 goes on with that)"
+endif
 
 test: setup ## all tests that need no special machine
 	$(BIN)/python -m pytest

@@ -69,6 +69,29 @@ def bundle_of(reference: str) -> Bundle:
     return registry.fetch(registry.find(reference))
 
 
+def version_of(reference: str) -> str:
+    """Version of a registered model; of a bundle's folder the first digits of its digest."""
+    if (Path(reference) / BUNDLE_META).is_file():
+        return Bundle.load(Path(reference)).digest[:12]
+    return registry.find(reference).version
+
+
+def test_split(use_case: UseCase, bundle: Bundle) -> Dataset:
+    """The data of a use case, split as when the bundle was trained.
+
+    Raises:
+        BundleError: the data is split in another way now.
+        DataError: it cannot be read.
+    """
+    dataset = split(_scanned(use_case.data), use_case.split)
+    if bundle.meta.lineage.split_digest != dataset.split_digest:
+        raise BundleError(
+            f"{bundle.folder}: was trained on another split of {use_case.data.source}, so images of its training may "
+            "be among the test images now; train it again, or give images that it has never met with --data"
+        )
+    return dataset
+
+
 def use_case_of(candidate: str) -> str:
     """Name of the use case that a candidate, as `assess` takes it, belongs to."""
     if (Path(candidate) / META).is_file():
@@ -97,7 +120,7 @@ def _evidence(candidate: str, use_case: UseCase, champion: str | None, source: s
     if (Path(candidate) / META).is_file():
         return Evidence.load(Path(candidate))
     bundle, rival = bundle_of(candidate), _champion(use_case.name, champion)
-    dataset = _test_only(use_case.data, source, bundle) if source else _own_split(use_case, bundle)
+    dataset = _test_only(use_case.data, source, bundle) if source else test_split(use_case, bundle)
     folder = subfolder("evidence") / f"{use_case.name}-{bundle.digest[:12]}-{dataset.split_digest[:12]}"
     return gather(bundle, rival, dataset, use_case.name, folder, use_case.challenges)
 
@@ -109,16 +132,6 @@ def _champion(name: str, reference: str | None) -> Champion | None:
         return Champion(reference, bundle_of(reference))
     version, crowned = crown.champion_of(name)
     return registry.champion_bundle(name, version, crowned) if version else None
-
-
-def _own_split(use_case: UseCase, bundle: Bundle) -> Dataset:
-    dataset = split(_scanned(use_case.data), use_case.split)
-    if bundle.meta.lineage.split_digest != dataset.split_digest:
-        raise BundleError(
-            f"{bundle.folder}: was trained on another split of {use_case.data.source}, so images of its training may "
-            "be among the test images now; train it again, or give images that it has never met with --data"
-        )
-    return dataset
 
 
 def _test_only(config: DataConfig, source: str, bundle: Bundle) -> Dataset:

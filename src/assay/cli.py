@@ -6,6 +6,7 @@ Results go to standard output, all else to standard error. Exit codes: 0 good (o
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -218,6 +219,51 @@ def power(config: Path, images: int | None, discordance: float, look: int, as_js
     _print(planned if as_json else plan_text(planned), as_json)
 
 
+@cli.command(
+    epilog="""
+    assay serve demo@challenger
+    assay serve demo@3 --port 8080
+    assay serve path/to/bundle
+"""
+)
+@click.argument("model")
+@click.option("--port", default=3000, show_default=True, type=click.IntRange(1, 65535), help="Port on 127.0.0.1.")
+def serve(model: str, port: int) -> None:
+    """Serve MODEL over HTTP until Ctrl-C: name@alias, name@version, or a bundle's folder.
+
+    The limits are environment variables, ASSAY_SERVE_…: see serving/README.md.
+    """
+    from assay.service import serve_model
+
+    serve_model(model, port)
+
+
+@cli.command(
+    epilog="""
+    assay rehearse demo@challenger
+    assay rehearse demo@3 --images 100 --json
+"""
+)
+@click.argument("model")
+@click.option("--policy", "config", type=click.Path(path_type=Path), help="The use case's YAML, as for `assay gate`.")
+@click.option("--images", type=click.IntRange(1), help="Send so many of the test images; by default all.")
+@click.option("--concurrency", default=4, show_default=True, type=click.IntRange(1, 256), help="Requests at a time.")
+@json_option
+def rehearse(model: str, config: Path | None, images: int | None, concurrency: int, as_json: bool) -> int:
+    """Start the real service with MODEL, send it the test split over HTTP, and compare the answers.
+
+    The exit code is 2 unless every answer is the one that the model gives in this process.
+    """
+    use_case = load_use_case(config or _config_of(model))
+    from assay.assessment import bundle_of, test_split, version_of
+    from assay.rehearsal import rehearsal_text, rehearse
+
+    bundle = bundle_of(model)
+    result = rehearse(bundle, version_of(model), test_split(use_case, bundle), images, concurrency)
+    _print(result.as_json() if as_json else rehearsal_text(result), as_json)
+    return 0 if result.passed else AssayError.exit_code
+
+
 @cli.group(cls=Group)
 def ledger() -> None:
     """Read and verify what was asked, judged and promoted."""
@@ -383,6 +429,9 @@ def ui(port: int) -> None:
 def main() -> None:
     """Run the command line; a user's error is one line, an interrupt is quiet."""
     use_local_environment()
+    # To be told to end is an interrupt, from whoever it comes: what was started is ended, what is finished is kept.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:

@@ -104,6 +104,7 @@ POINT = {"operating_point": {"label": "crack", "max_false_positive_rate": 0.05, 
 def test_recall_at_a_rate_of_false_alarms() -> None:
     good = told(evidence(table(1000)), "operating_point", **POINT)
     assert (good.outcome, good.measured) == (Decision.PROMOTE, 1.0)
+    assert good.low == pytest.approx((0.0125 / 2) ** (1 / 500), abs=1e-8)
     blind = with_column(table(1000), "p", [[0.5, 0.5]] * 1000)  # ties: no threshold tells them apart
     blind = with_column(blind, "predicted", ["crack"] * 1000)
     assert told(evidence(blind), "operating_point", **POINT).outcome is Decision.HOLD
@@ -186,6 +187,16 @@ def test_slices_are_corrected_for_their_number() -> None:
 
 def test_a_later_look_does_not_weaken_a_veto() -> None:
     assert told(shaded(100, 30), "slice", look=10, **DARK).outcome is Decision.HOLD
+
+
+def test_a_slice_of_a_few_groups_is_less_sure_to_be_worse_than_the_champion_s() -> None:
+    case = shaded(200, 36, champion_wrong=2)
+    together = replace(case, candidate=grouped(case.candidate, 20), champion=grouped(case.champion, 20))
+    drops = [
+        next(f for f in judge(each, policy(**DARK)).findings if f.rule == "slice" and f.bound == -0.05)
+        for each in (case, together)
+    ]
+    assert drops[0].p_value < 0.01 < drops[1].p_value  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("of", [["no such slice"], [{"name": "x", "column": "no_column", "below": 1}]])

@@ -1,0 +1,238 @@
+"""From a request to the bytes of its images, and from those to pixels. Nothing that is sent is trusted.
+
+Bytes are bytes here: no name in a form is used as a path, no URL is fetched, nothing is unpickled or written to disk.
+"""
+
+import asyncio
+import struct
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from io import BytesIO
+
+from PIL import BmpImagePlugin, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from assay.preprocess import Decoded, Geometry, Unreadable, inspect
+from serving import problems
+from serving.problems import Problem
+from serving.settings import Settings
+
+FORM = "multipart/form-data"
+
+RAW = ("application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
+"""Content types of a body that may be an image, beside none and `image/*`; the last is what curl says of any body."""
+
+ACCEPTED = "JPEG, PNG, WebP or BMP"
+
+
+class Held:
+    """How many bytes of bodies this process holds: many uploads at once must not exhaust its memory."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.now = 0
+
+    @contextmanager
+    def request(self) -> Iterator[Callable[[int], None]]:
+        """Gives the function that counts bytes as they arrive; they are given back when the request ends."""
+        taken = 0
+
+        def take(count: int) -> None:
+            nonlocal taken
+            taken += count
+            self.now += count
+            if self.now > self.limit:
+                raise Problem(problems.BUSY, "too many bytes of other requests are held now", self.limit)
+
+        try:
+            yield take
+        finally:
+            self.now -= taken
+
+
+async def images(request: Request, settings: Settings, take: Callable[[int], None]) -> list[bytes]:
+    """The files of a request, one or more, each of them an image by its first bytes.
+
+    Args:
+        request: its body has not been read.
+        settings: the limits.
+        take: is told of every piece of the body, and may stop the request.
+
+    Raises:
+        Problem: the body is empty, too large, slow, of a type or form that is not read, or a file is no image.
+        starlette.requests.ClientDisconnect: the client is gone.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind and kind != FORM and kind not in RAW and not kind.startswith("image/"):
+        wanted = f"send an image ({ACCEPTED}) as the body, or files in a form ({FORM})"
+        raise Problem(problems.UNSUPPORTED_MEDIA_TYPE, f"content type {_short(kind)} is not read; {wanted}")
+    try:
+        async with asyncio.timeout(settings.body_timeout_s), aclosing(_counted(request, settings, take)) as body:
+            files = await (_form(request, body, settings) if kind == FORM else _whole(body))
+    except TimeoutError:
+        message = f"the body did not arrive within {settings.body_timeout_s:g} seconds"
+        raise Problem(problems.SLOW_BODY, message, settings.body_timeout_s) from None
+    for number, data in enumerate(files, 1):
+        _check_signature(data, number if len(files) > 1 else None)
+    return files
+
+
+def read(data: bytes, geometry: Geometry, settings: Settings) -> Decoded:
+    """The pixels of an image, for a worker thread.
+
+    Raises:
+        Problem: it has too many pixels or frames, or cannot be read.
+    """
+    if (count := frames(data)) > settings.max_frames:
+        message = f"{count} pictures in one file; send the one that is meant"
+        raise Problem(problems.TOO_MANY_FRAMES, message, settings.max_frames)
+    try:
+        return inspect(data, geometry, settings.max_pixels)
+    except Unreadable as error:
+        width, height = _announced(data)
+        if width * height > settings.max_pixels:
+            message = f"{width} x {height} pixels announced; send a smaller picture"
+            raise Problem(problems.TOO_MANY_PIXELS, message, settings.max_pixels) from None
+        raise Problem(problems.UNREADABLE_IMAGE, error.reason) from None
+
+
+def frames(data: bytes) -> int:
+    """Pictures that an animated PNG or WebP announces; 1 for any other file, and for one that is broken."""
+    try:
+        if data.startswith(b"\x89PNG"):
+            return next((_number(data, at) for name, at in _png_chunks(data) if name == b"acTL"), 1)
+        if data.startswith(b"RIFF"):
+            return max(1, sum(name == b"ANMF" for name in _riff_chunks(data)))
+    except struct.error:  # truncated
+        pass
+    return 1
+
+
+async def _counted(request: Request, settings: Settings, take: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
+    """The body in pieces. What the header announces can only refuse it early: it may be missing, or a lie."""
+    announced = request.headers.get("content-length", "")
+    if announced.isascii() and announced.isdigit() and int(announced[:20]) > settings.max_body_bytes:
+        raise _too_large(settings)
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > settings.max_body_bytes:
+            raise _too_large(settings)
+        take(len(piece))
+        yield piece
+
+
+def _too_large(settings: Settings) -> Problem:
+    return Problem(problems.TOO_LARGE, "the body has too many bytes; send a smaller file", settings.max_body_bytes)
+
+
+async def _whole(body: AsyncGenerator[bytes, None]) -> list[bytes]:
+    data = b"".join([piece async for piece in body])
+    if not data:
+        raise Problem(problems.EMPTY_BODY, f"the body is empty; send an image ({ACCEPTED})")
+    return [data]
+
+
+class _Form(MultiPartParser):
+    spool_max_size = 0
+    """Files are never moved to disk: the body is bounded, and the file system may be read-only."""
+
+    def close(self) -> int:
+        """Close every file that was begun; gives how many there were."""
+        for file in self._files_to_close_on_error:
+            file.close()
+        return len(self._files_to_close_on_error)
+
+
+async def _form(request: Request, body: AsyncGenerator[bytes, None], settings: Settings) -> list[bytes]:
+    parser = _Form(request.headers, body, max_files=settings.max_images, max_fields=0)
+    try:
+        form = await parser.parse()
+        files = [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    except MultiPartException as error:
+        raise _form_problem(error.message, settings) from None
+    except (ValueError, LookupError) as error:  # of odd charsets and parameters
+        raise _form_problem(type(error).__name__, settings) from None
+    finally:
+        begun = parser.close()
+    if begun > len(files):
+        raise _form_problem("it ends too soon", settings)
+    if not files:
+        raise Problem(problems.EMPTY_BODY, "the form holds no file")
+    return files
+
+
+def _form_problem(message: str, settings: Settings) -> Problem:
+    if message.startswith("Too many files"):
+        limit = settings.max_images
+        return Problem(problems.TOO_MANY_IMAGES, f"more than {limit} files in one form; send several", limit)
+    if message.startswith("Too many fields"):
+        text = "a field of the form is no file; a file has a `filename`, and options belong in the query"
+        return Problem(problems.BAD_MULTIPART, text)
+    return Problem(problems.BAD_MULTIPART, f"the form cannot be read: {message}")
+
+
+def _check_signature(data: bytes, number: int | None) -> None:
+    if not data:
+        problem = Problem(problems.EMPTY_BODY, "the file is empty")
+    elif _opener(data) is None:
+        problem = Problem(problems.UNSUPPORTED_IMAGE, f"by its content this is no {ACCEPTED}")
+    else:
+        return
+    raise problem.of_image(number) if number else problem
+
+
+Opener = Callable[[BytesIO], ImageFile.ImageFile]
+
+_SIGNATURES: tuple[tuple[bytes, Opener], ...] = (
+    (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    (b"RIFF", WebPImagePlugin.WebPImageFile),
+    (b"BM", BmpImagePlugin.BmpImageFile),
+)
+
+
+def _opener(data: bytes) -> Opener | None:
+    for signature, opener in _SIGNATURES:
+        if data.startswith(signature) and (signature != b"RIFF" or data[8:12] == b"WEBP"):
+            return opener
+    return None
+
+
+def _announced(data: bytes) -> tuple[int, int]:
+    """Width and height by the header; 0 and 0 where that cannot be read."""
+    opener = _opener(data)
+    try:
+        return opener(BytesIO(data)).size if opener else (0, 0)
+    except Exception:  # Pillow's plugins raise nearly everything on hostile bytes
+        return 0, 0
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """Name of each chunk before the pixels, and where its content begins."""
+    at = 8
+    while at < len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        if name == b"IDAT":
+            return
+        yield name, at + 8
+        at += 12 + length
+
+
+def _number(data: bytes, at: int) -> int:
+    return int(struct.unpack_from(">I", data, at)[0])
+
+
+def _riff_chunks(data: bytes) -> Iterator[bytes]:
+    at = 12
+    while at < len(data):
+        name, length = struct.unpack_from("<4sI", data, at)
+        yield name
+        at += 8 + length + length % 2
+
+
+def _short(text: str) -> str:
+    """A client's own words, as much of them as a message can bear."""
+    return repr(text if len(text) <= 60 else f"{text[:60]}…")

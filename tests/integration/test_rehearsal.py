@@ -1,0 +1,72 @@
+"""The real service in a process, given a test split over HTTP."""
+
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from assay import rehearsal as rehearsal_module
+from assay.config import DataConfig, SplitConfig
+from assay.data.dataset import Dataset
+from assay.data.scan import scan
+from assay.data.sources import open_source
+from assay.data.splits import split
+from assay.models.bundle import Bundle
+from assay.models.predictor import Predictor
+from assay.rehearsal import rehearse
+from assay.service import ServiceError, free_port, running
+
+from toybundle import model, toy_bundle
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    """About 20 test images that the toy bundle tells apart."""
+    generator = np.random.default_rng(0)
+    for label, colour in COLOURS.items():
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for index in range(40):
+            pixels = np.clip(np.array(colour) + generator.integers(-20, 20, (16, 16, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{index}.png")
+    uri = str(tmp_path / "images")
+    return split(scan(open_source(uri), DataConfig(source=uri, image_size=16), tmp_path / "store"), SplitConfig())
+
+
+def bundle(folder: Path, scale: float = 0.1) -> Bundle:
+    return toy_bundle(folder, size=16, proto=model(size=16, scale=scale).SerializeToString())
+
+
+def test_the_service_says_what_the_model_says(tmp_path: Path, dataset: Dataset) -> None:
+    result = rehearse(bundle(tmp_path / "b"), "7", dataset)
+    assert result.passed
+    assert result.images == result.agreeing == result.right == len(dataset.subset("test"))
+    assert 0 < result.p50_ms <= result.p95_ms <= result.p99_ms
+
+
+def test_another_answer_is_named_and_does_not_pass(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    duller = Predictor(toy_bundle(tmp_path / "duller", size=16, proto=model(size=16, scale=0.01).SerializeToString()))
+    monkeypatch.setattr(rehearsal_module, "Predictor", lambda _: duller)
+    result = rehearse(bundle(tmp_path / "b"), "7", dataset, limit=3)
+    assert not result.passed
+    assert (result.images, result.agreeing) == (3, 0)
+    assert "over HTTP" in result.disagreeing[0]
+
+
+def test_a_bundle_that_is_damaged_is_never_served(tmp_path: Path) -> None:
+    served = bundle(tmp_path / "b")
+    (served.folder / "model.onnx").write_bytes(b"damaged")
+    with pytest.raises(ServiceError, match=r"model\.onnx: altered or damaged"), running(served, "1", free_port()):
+        pass
+
+
+def test_a_port_that_is_taken_is_told_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ServiceError, match="is in use"), running(bundle(tmp_path / "b"), "1", port):
+            pass
