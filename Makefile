@@ -44,7 +44,7 @@ else
 endif
 
 test: setup ## all tests that need no special machine
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## formatting, lint and types
 	$(BIN)/ruff format --check .

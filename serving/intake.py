@@ -4,18 +4,16 @@ Bytes are bytes here: no name in a form is used as a path, no URL is fetched, no
 """
 
 import asyncio
-import struct
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from io import BytesIO
 
-from PIL import BmpImagePlugin, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from assay.preprocess import Decoded, Geometry, Unreadable, inspect
-from serving import problems
+from serving import headers, problems
+from serving.headers import ACCEPTED
 from serving.problems import Problem
 from serving.settings import Settings
 
@@ -23,8 +21,6 @@ FORM = "multipart/form-data"
 
 RAW = ("application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
 """Content types of a body that may be an image, beside none and `image/*`; the last is what curl says of any body."""
-
-ACCEPTED = "JPEG, PNG, WebP or BMP"
 
 
 class Held:
@@ -83,31 +79,21 @@ def read(data: bytes, geometry: Geometry, settings: Settings) -> Decoded:
     """The pixels of an image, for a worker thread.
 
     Raises:
-        Problem: it has too many pixels or frames, or cannot be read.
+        Problem: it has too many pixels or frames, asks for too much work, or cannot be read.
     """
-    if (count := frames(data)) > settings.max_frames:
+    if (reason := headers.laborious(data)) is not None:
+        raise Problem(problems.UNREADABLE_IMAGE, reason)
+    if (count := headers.frames(data)) > settings.max_frames:
         message = f"{count} pictures in one file; send the one that is meant"
         raise Problem(problems.TOO_MANY_FRAMES, message, settings.max_frames)
     try:
         return inspect(data, geometry, settings.max_pixels)
     except Unreadable as error:
-        width, height = _announced(data)
+        width, height = headers.announced(data)
         if width * height > settings.max_pixels:
             message = f"{width} x {height} pixels announced; send a smaller picture"
             raise Problem(problems.TOO_MANY_PIXELS, message, settings.max_pixels) from None
         raise Problem(problems.UNREADABLE_IMAGE, error.reason) from None
-
-
-def frames(data: bytes) -> int:
-    """Pictures that an animated PNG or WebP announces; 1 for any other file, and for one that is broken."""
-    try:
-        if data.startswith(b"\x89PNG"):
-            return next((_number(data, at) for name, at in _png_chunks(data) if name == b"acTL"), 1)
-        if data.startswith(b"RIFF"):
-            return max(1, sum(name == b"ANMF" for name in _riff_chunks(data)))
-    except struct.error:  # truncated
-        pass
-    return 1
 
 
 async def _counted(request: Request, settings: Settings, take: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
@@ -177,60 +163,11 @@ def _form_problem(message: str, settings: Settings) -> Problem:
 def _check_signature(data: bytes, number: int | None) -> None:
     if not data:
         problem = Problem(problems.EMPTY_BODY, "the file is empty")
-    elif _opener(data) is None:
+    elif not headers.accepted(data):
         problem = Problem(problems.UNSUPPORTED_IMAGE, f"by its content this is no {ACCEPTED}")
     else:
         return
     raise problem.of_image(number) if number else problem
-
-
-Opener = Callable[[BytesIO], ImageFile.ImageFile]
-
-_SIGNATURES: tuple[tuple[bytes, Opener], ...] = (
-    (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
-    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
-    (b"RIFF", WebPImagePlugin.WebPImageFile),
-    (b"BM", BmpImagePlugin.BmpImageFile),
-)
-
-
-def _opener(data: bytes) -> Opener | None:
-    for signature, opener in _SIGNATURES:
-        if data.startswith(signature) and (signature != b"RIFF" or data[8:12] == b"WEBP"):
-            return opener
-    return None
-
-
-def _announced(data: bytes) -> tuple[int, int]:
-    """Width and height by the header; 0 and 0 where that cannot be read."""
-    opener = _opener(data)
-    try:
-        return opener(BytesIO(data)).size if opener else (0, 0)
-    except Exception:  # Pillow's plugins raise nearly everything on hostile bytes
-        return 0, 0
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """Name of each chunk before the pixels, and where its content begins."""
-    at = 8
-    while at < len(data):
-        length, name = struct.unpack_from(">I4s", data, at)
-        if name == b"IDAT":
-            return
-        yield name, at + 8
-        at += 12 + length
-
-
-def _number(data: bytes, at: int) -> int:
-    return int(struct.unpack_from(">I", data, at)[0])
-
-
-def _riff_chunks(data: bytes) -> Iterator[bytes]:
-    at = 12
-    while at < len(data):
-        name, length = struct.unpack_from("<4sI", data, at)
-        yield name
-        at += 8 + length + length % 2
 
 
 def _short(text: str) -> str:

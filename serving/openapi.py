@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import html
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -172,6 +173,7 @@ code, pre { font-family: ui-monospace, monospace; font-size: .9em; }
 pre { overflow-x: auto; padding: .75rem 1rem; border: 1px solid #8886; border-radius: .5rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-top: 1px solid #8884; }
+th { white-space: nowrap; width: 6rem; }
 """
 
 PAGE_HEADERS = {
@@ -207,6 +209,10 @@ def page(document: Mapping[str, Any]) -> str:
 def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
     rows = [(f"?{p['name']}", p["description"]) for p in operation.get("parameters", [])]
     rows += [(status, told["description"]) for status, told in operation["responses"].items()]
-    cells = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in rows)
-    about = html.escape(operation.get("description", operation["summary"]))
+    cells = "".join(f"<tr><th>{html.escape(name)}</th><td>{_marked_up(text)}</td></tr>" for name, text in rows)
+    about = _marked_up(operation.get("description", operation["summary"]))
     return f"<h2><code>{method.upper()} {html.escape(path)}</code></h2><p>{about}</p><table>{cells}</table>"
+
+
+def _marked_up(text: str) -> str:
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))

@@ -31,7 +31,9 @@ TOO_MANY_PIXELS = Kind("too_many_pixels", 413, "An image's header announces too 
 UNSUPPORTED_MEDIA_TYPE = Kind("unsupported_media_type", 415, "The content type is neither an image nor a form.")
 UNSUPPORTED_IMAGE = Kind("unsupported_image", 415, "By its content, a file is neither JPEG, PNG, WebP nor BMP.")
 TOO_MANY_FRAMES = Kind("too_many_frames", 422, "A file holds too many pictures (an animation).")
-UNREADABLE_IMAGE = Kind("unreadable_image", 422, "An image is broken, truncated, or of values without a meaning.")
+UNREADABLE_IMAGE = Kind(
+    "unreadable_image", 422, "An image is broken, has values without a meaning, or takes too much work."
+)
 DEFECT = Kind("defect", 500, "A defect of the service; its log says which.")
 BUSY = Kind("busy", 503, "The queue is full; try again after `Retry-After` seconds.")
 DRAINING = Kind("draining", 503, "The service is shutting down; try again, which leads to another one.")

@@ -35,7 +35,7 @@ def refused() -> Mapping[str, Refusal]:
         **{name: (data, 415, "unsupported_image") for name, data in _no_images().items()},
         **{name: (data, 413, "too_many_pixels") for name, data in _bombs().items()},
         **{name: (data, 422, "too_many_frames") for name, data in _animations().items()},
-        **{name: (data, 422, "unreadable_image") for name, data in _broken().items()},
+        **{name: (data, 422, "unreadable_image") for name, data in {**_broken(), **_laborious()}.items()},
     }
 
 
@@ -97,8 +97,8 @@ def _bombs() -> dict[str, bytes]:
     }
 
 
-def _bmp_header(width: int, height: int) -> bytes:
-    return struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+def _bmp_header(width: int, height: int, bits: int = 24, compression: int = 0) -> bytes:
+    return struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, 0, 0, 0, 0, 0)
 
 
 def _animations() -> dict[str, bytes]:
@@ -124,6 +124,23 @@ def _broken() -> dict[str, bytes]:
         "no pixels": png(0, 0),
         "png with a bomb of text": png(8, 8, extra=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**21)))),
         "png with a cut animation": b"\x89PNG\r\n\x1a\n" + struct.pack(">I4s", 8, b"acTL"),
+    }
+
+
+def _laborious() -> dict[str, bytes]:
+    """Small files that would keep a decoder busy for long."""
+    progressive = encoded(Image.new("L", (7000, 7000), 90), progressive=True)
+    scan = progressive[progressive.rindex(b"\xff\xda") : -2]
+    jpeg = encoded(picture(14))
+    exif = b"\xff\xe1" + struct.pack(">H", 16) + b"Exif\0\0" + bytes(8)
+    profile = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**20 - 10), 9))
+    run_lengths = b"BM" + struct.pack("<IHHI", 54, 0, 0, 1078) + _bmp_header(4000, 4000, 8, 1) + bytes(1024)
+    return {
+        "jpeg of many scans": progressive[:-2] + scan * 2000 + progressive[-2:],
+        "jpeg of many exif blocks": jpeg[:2] + exif * 20_000 + jpeg[2:],
+        "png of many profiles": png(8, 8, extra=profile * 300),
+        "png of profiles behind its pixels": png(8, 8)[:-12] + profile * 300 + png(8, 8)[-12:],
+        "bmp of many runs": run_lengths + b"\x01\x05" * 100_000,
     }
 
 

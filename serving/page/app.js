@@ -99,7 +99,7 @@ function addCard(file) {
   $(".remove", card).addEventListener("click", () => remove(job));
   $(".again", card).addEventListener("click", () => {
     showState(job, "Waiting for its turn");
-    $("#choose").focus({ preventScroll: true });
+    $(".remove", card).focus(); // the button that was pressed is gone
     enqueue([job]);
   });
   card.job = job;
@@ -284,6 +284,7 @@ function enqueue(jobs) {
 async function work() {
   working = true;
   await described; // its limits, and how pictures become square
+  if (!model) await describe();
   while (waiting.length) {
     const job = waiting.shift();
     if (job.removed) continue;

@@ -5,6 +5,7 @@ from pathlib import Path
 
 QUIET = {
     # Nothing that runs here calls home: no usage statistics, no version checks.
+    "BENTOML_DO_NOT_TRACK": "True",
     "DO_NOT_TRACK": "1",
     "GX_ANALYTICS_ENABLED": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -66,6 +66,8 @@ class Toy:
     """How many requests are still to be turned away."""
     broken: bool = False
     """Whether it answers with something that is no JSON."""
+    silent: bool = False
+    """Whether it says nothing of its model."""
     asked: list[str] = field(default_factory=list)
     """Content type and query of each request."""
     at_once: int = 0
@@ -77,6 +79,8 @@ class Toy:
         return [*routes(), model, predict]
 
     def model(self, request: Request) -> Response:
+        if self.silent:
+            return JSONResponse({"error": {"code": "draining", "message": "the service is shutting down"}}, 503)
         limits = {"max_body_bytes": LIMIT}
         identity = {"name": "surfaces", "version": "7", "digest": "0123456789abcdef" * 4}
         return JSONResponse({**identity, "labels": LABELS, "geometry": {"size": 64, "fit": self.fit}, "limits": limits})
@@ -221,7 +225,7 @@ class Tab:
         self.call("Emulation.setTouchEmulationEnabled", enabled=touch)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.call("Page.navigate", url=f"{self.address}/")
-        self.wait("document.readyState === 'complete' && document.title.includes('·')")
+        self.wait("document.readyState === 'complete' && !$('#about').textContent.startsWith('Drop')")
 
     def run(self, expression: str) -> Any:
         """The value of some JavaScript; a promise is waited for."""
@@ -424,9 +428,20 @@ def test_what_failed_can_be_tried_again(tab: Tab, toy: Toy, tmp_path: Path) -> N
     assert tab.text(".trouble p") == "The service answered with status 502."
     toy.broken = False
     tab.run("document.querySelector('.again').click()")
+    assert tab.run("document.activeElement.className") == "remove"
     tab.settle()
     assert tab.text(".label") == "crack"
     assert not tab.seen(".trouble")
+
+
+def test_a_service_that_tells_nothing_of_its_model_is_asked_again(tab: Tab, toy: Toy, tmp_path: Path) -> None:
+    toy.silent = True
+    tab.show()
+    assert tab.text("#about") == "The service is shutting down."
+    toy.silent = False
+    tab.choose(surface(tmp_path, 0))
+    assert tab.text("#name") == "surfaces"
+    assert tab.text(".label") == "crack"
 
 
 # Ways in --------------------------------------------------------------------------------------------------------------

@@ -17,12 +17,12 @@ from typing import Any
 
 import psutil
 import pytest
-from badinput import refused, unusual
 from PIL import Image
 
 import serving
 from assay.models.predictor import Predictor
 
+from badinput import refused, unusual
 from pictures import encoded, picture
 from toybundle import toy_bundle
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from badinput import unusual
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -13,6 +12,7 @@ from assay.data.measure import measure
 from assay.models.predictor import Predictor
 from serving.model import ModelInfo
 
+from badinput import unusual
 from pictures import encoded, picture
 from toybundle import LABELS
 

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from badinput import refused, unusual
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
@@ -15,6 +14,7 @@ from serving.app import CLIENT_GONE, create_app
 from serving.model import ModelInfo
 from serving.settings import Settings
 
+from badinput import refused, unusual
 from pictures import encoded, picture
 
 if TYPE_CHECKING:

@@ -1,13 +1,12 @@
 from typing import TYPE_CHECKING
 
 import pytest
-from badinput import refused, unusual
 from PIL import Image
 from starlette.testclient import TestClient
 
-from assay.preprocess import Geometry, inspect
 from serving import intake
 
+from badinput import refused
 from pictures import encoded, picture
 
 if TYPE_CHECKING:
@@ -126,17 +125,6 @@ def test_animations_can_be_let_in(serve: "Serve") -> None:
     client = serve(max_frames=3)
     for name in ("animated png", "animated webp"):
         assert client.post("/v1/predict", content=refused()[name][0]).status_code == 200
-
-
-@pytest.mark.parametrize("name", unusual())
-def test_what_is_accepted_is_decoded_as_what_it_is(name: str) -> None:
-    assert intake._opener(unusual()[name]) is not None
-    assert inspect(unusual()[name], Geometry(4)).format in ("JPEG", "PNG", "WEBP", "BMP")
-
-
-def test_every_file_that_is_read_has_one_picture() -> None:
-    assert {intake.frames(data) for data in unusual().values()} == {1}
-    assert intake.frames(refused()["animated png"][0]) == intake.frames(refused()["animated webp"][0]) == 3
 
 
 def test_held_bytes_are_given_back() -> None:

@@ -3,13 +3,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from badinput import refused
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from serving import openapi, page, problems
 from serving.settings import Settings
 
+from badinput import refused
 from pictures import encoded, picture
 
 if TYPE_CHECKING:
