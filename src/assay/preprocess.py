@@ -21,7 +21,7 @@ Numpy and Pillow only: the service imports this module.
 import struct
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Literal
 
@@ -84,6 +84,8 @@ class Decoded:
     """Pillow's mode of the original: RGB, L, CMYK, I;16, …"""
     format: str
     """One of `FORMATS`."""
+    image: Image.Image = field(repr=False, compare=False)
+    """`pixels` as Pillow has them."""
 
 
 def decode(data: bytes, geometry: Geometry, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -162,7 +164,8 @@ def _inspect(image: ImageFile.ImageFile, format_name: str, geometry: Geometry, m
         small = small.transpose(_TURNS[orientation])
     if orientation >= 5:
         width, height = height, width
-    return Decoded(_square(small, geometry), width, height, mode, format_name)
+    square = _square(small, geometry)
+    return Decoded(np.array(square), width, height, mode, format_name, square)
 
 
 def _covered(image: ImageFile.ImageFile) -> int:
@@ -196,13 +199,13 @@ def _resized(image: Image.Image, geometry: Geometry, box: Box) -> Image.Image:
     return image.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
 
 
-def _square(image: Image.Image, geometry: Geometry) -> np.ndarray:
+def _square(image: Image.Image, geometry: Geometry) -> Image.Image:
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     if rgb.size == (geometry.size, geometry.size):
-        return np.array(rgb)
+        return rgb
     canvas = Image.new("RGB", (geometry.size, geometry.size))
     canvas.paste(rgb, ((geometry.size - rgb.width) // 2, (geometry.size - rgb.height) // 2))
-    return np.array(canvas)
+    return canvas
 
 
 def _eight_bit(image: ImageFile.ImageFile) -> Image.Image:

@@ -10,6 +10,7 @@ import time
 import tomllib
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,9 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 """
 
+MAX_PIXELS = 7_000_000
 CONFINED = ["--read-only", "--tmpfs=/tmp", "--cap-drop=all", "--security-opt=no-new-privileges", "--memory=512m"]
+CONFINED += ["--env=ASSAY_SERVE_CONCURRENCY=2", f"--env=ASSAY_SERVE_MAX_PIXELS={MAX_PIXELS}"]
 
 
 def pins(text: str) -> dict[str, set[str]]:
@@ -182,10 +185,10 @@ def image(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         podman("rmi", "--force", built.name)
 
 
-def build(podman: Podman, built: Built, digest: str) -> subprocess.CompletedProcess[str]:
+def build(podman: Podman, built: Built, digest: str, commit: str = "abc") -> subprocess.CompletedProcess[str]:
     """Build the image; what it takes to reach a package index from this machine is lent to the build."""
     lent = [f"--volume={path}:{path}:ro" for path in ("/etc/ssl/certs", "/etc/pip.conf") if Path(path).exists()]
-    given = {"BUNDLE": ".assay/bundles/toy", "BUNDLE_DIGEST": digest, "COMMIT": "abc"}
+    given = {"BUNDLE": ".assay/bundles/toy", "BUNDLE_DIGEST": digest, "COMMIT": commit}
     arguments = [f"--build-arg={name}={value}" for name, value in given.items()]
     command = ["build", "--format=docker", "--pull=never", "--file=serving/Dockerfile", f"--tag={built.name}"]
     return podman(*command, *lent, *arguments, str(built.context), timeout=900)
@@ -207,6 +210,9 @@ class Running:
             return answer.status, answer.read()
         finally:
             connection.close()
+
+    def predict(self, body: bytes) -> tuple[int, bytes]:
+        return self.ask("POST", "/v1/predict", body)
 
     def execute(self, code: str) -> str:
         """What a Python in the container prints."""
@@ -253,7 +259,7 @@ def wait_until_ready(service: Running) -> None:
 
 @pytest.mark.slow
 def test_the_container_answers_from_the_bundle_in_it(service: Running, image: Built) -> None:
-    status, body = service.ask("POST", "/v1/predict", encoded(Image.new("RGB", (30, 20), (250, 10, 20)), "PNG"))
+    status, body = service.predict(encoded(Image.new("RGB", (30, 20), (250, 10, 20)), "PNG"))
     answer = json.loads(body)
     assert (status, answer["label"], answer["model"]["digest"]) == (200, "red", image.digest)
     assert b"<!doctype html>" in service.ask("GET", "/")[1]
@@ -264,6 +270,17 @@ def test_it_explains_and_reports_where_only_tmp_can_be_written(service: Running)
     picture = encoded(Image.new("RGB", (30, 20), (250, 10, 20)), "PNG")
     assert json.loads(service.ask("POST", "/v1/predict?explain=true", picture)[1])["heatmap"].startswith("data:image/")
     assert b"assay_requests_total{" in service.ask("GET", "/v1/metrics")[1]
+
+
+@pytest.mark.slow
+def test_its_memory_holds_the_largest_images_that_it_lets_in(service: Running) -> None:
+    large = [Image.new(mode, (3500, 2000), 9) for mode in ("RGBA", "RGB", "LA")]
+    bodies = [encoded(large[0], "WEBP", lossless=True), *(encoded(image, "PNG") for image in large)]
+    before = service.podman("top", service.name, "hpid").stdout
+    with ThreadPoolExecutor(4) as clients:
+        for body in bodies:
+            assert {status for status, _ in clients.map(service.predict, [body] * 4)} == {200}
+    assert service.podman("top", service.name, "hpid").stdout == before
 
 
 @pytest.mark.slow
@@ -297,6 +314,18 @@ def test_it_is_small_and_says_what_it_is(podman: Podman, image: Built) -> None:
     assert size < 250_000_000
     labels = json.loads(podman.inspect(image.name, "{{json .Config.Labels}}"))
     assert (labels["org.opencontainers.image.revision"], labels["assay.bundle.digest"]) == ("abc", image.digest)
+
+
+@pytest.mark.slow
+def test_a_label_is_not_taken_from_an_earlier_build(podman: Podman, image: Built) -> None:
+    later = Built(image.name.replace(":toy", ":later"), image.digest, image.context)
+    try:
+        done = build(podman, later, "", "def")
+        assert done.returncode == 0, done.stderr[-3000:]
+        labels = json.loads(podman.inspect(later.name, "{{json .Config.Labels}}"))
+        assert (labels["org.opencontainers.image.revision"], labels["assay.bundle.digest"]) == ("def", "")
+    finally:
+        podman("rmi", "--force", later.name)
 
 
 @pytest.mark.slow

@@ -29,9 +29,9 @@ class Measures:
     """Sum of the squared levels of each channel."""
 
 
-def measure(pixels: np.ndarray) -> Measures:
-    """Measure uint8 [s, s, 3] RGB pixels."""
-    image = Image.fromarray(pixels)
+def measure(pixels: np.ndarray, image: Image.Image | None = None) -> Measures:
+    """Measure uint8 [s, s, 3] RGB pixels; `image` is the same as Pillow's, which spares a copy."""
+    image = image or Image.fromarray(pixels)
     luminance = image.convert("L")
     counts = np.array(image.histogram() + luminance.histogram(), dtype=np.int64).reshape(4, 256)
     red, green, blue, grey = (counts @ _LEVELS).tolist()
@@ -54,7 +54,7 @@ def _phash(luminance: Image.Image) -> int:
     directions (so neither the mean nor a plain gradient counts), and one bit each: above their median or not.
     A picture without any texture gives 0.
     """
-    small = np.asarray(luminance.resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.int64)
+    small = np.asarray(luminance.resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.float64)
     low = (_DCT @ small @ _DCT.T).ravel()
     ordered = np.sort(low)
     twice_median = ordered[31] + ordered[32]
@@ -62,10 +62,13 @@ def _phash(luminance: Image.Image) -> int:
 
 
 def _dct_rows() -> np.ndarray:
-    """int64 [8, 32]: the DCT-II's cosines of the frequencies 1 to 8, times 2**12 and rounded."""
+    """float64 [8, 32]: the DCT-II's cosines of the frequencies 1 to 8, times 2**12 and rounded.
+
+    Whole numbers, as are all products and sums of them with levels, below 2**53: every order of adding is exact.
+    """
     frequency = np.arange(1, _LOW + 1)[:, None]
     place = 2 * np.arange(_SIDE)[None, :] + 1
-    rows: np.ndarray = np.rint(np.cos(np.pi * frequency * place / (2 * _SIDE)) * 4096).astype(np.int64)
+    rows: np.ndarray = np.rint(np.cos(np.pi * frequency * place / (2 * _SIDE)) * 4096)
     return rows
 
 

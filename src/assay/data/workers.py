@@ -124,7 +124,7 @@ class Worker:
             image = inspect(data, self.geometry, self.max_pixels)
         except Unreadable as error:
             return Measured(error.reason)
-        m = measure(image.pixels)
+        m = measure(image.pixels, image.image)
         shards.write_image(descriptor, row, image.pixels)
         return Measured(
             "",
