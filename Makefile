@@ -10,10 +10,11 @@ LOCKED := awk '/^[a-z]/ { cuda = /^(torch|torchvision|triton|nvidia-|cuda-)/ } !
 else
 LOCKED := cat requirements.txt
 endif
+CONTAINER ?= podman
 .DEFAULT_GOAL := help
 # Bytecode goes to .venv; without any, each of the many processes of the tests would compile torch anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help setup demo test lint format bench lock clean distclean
+.PHONY: help setup demo test lint format bench image lock clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,10 +65,17 @@ bench: setup ## what we claim, against what people use today, side by side
 	$(BIN)/python benchmarks/judge.py
 	$(BIN)/python benchmarks/ledger.py
 
-lock: setup ## resolve the dependencies anew and write requirements.txt
+image: ## an image that serves BUNDLE=.assay/bundles/…; DIGEST=… is checked if it is given
+	$(CONTAINER) build $(if $(findstring podman,$(CONTAINER)),--format docker) -f serving/Dockerfile -t assay \
+		--build-arg BUNDLE=$(BUNDLE) --build-arg BUNDLE_DIGEST=$(DIGEST) --build-arg COMMIT=$$(git rev-parse HEAD) .
+
+lock: setup ## resolve the dependencies anew and write requirements.txt and serving/requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade \
 		--extra train --extra pipelines --extra serve --extra dev pyproject.toml --output-file requirements.txt \
 		--custom-compile-command "make lock"
+	cp requirements.txt serving/requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--extra serve pyproject.toml --output-file serving/requirements.txt --custom-compile-command "make lock"
 
 clean: ## remove what runs have written (.assay)
 	rm -rf .assay
