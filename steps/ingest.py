@@ -7,9 +7,7 @@ from zenml.config.cache_policy import CachePolicy
 
 from assay.config import DataConfig
 from assay.data.dataset import Dataset
-from assay.data.scan import scan
-from assay.data.sources import open_source
-from assay.home import subfolder
+from assay.data.scan import scan_source
 from steps.caching import code_digest
 from steps.materializers import DatasetMaterializer
 
@@ -25,8 +23,4 @@ def ingest(data: DataConfig, listing: str) -> Annotated[Dataset, "scanned"]:
 
     `listing` is the digest of the source's listing: the step cache sees by it that files came, went or changed.
     """
-    source = open_source(data.source)
-    try:
-        return scan(source, data, store=subfolder("shards"))
-    finally:
-        source.close()
+    return scan_source(data)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from assay.models.bundle import Bundle, BundleMeta, Lineage, Parity
 from assay.preprocess import Geometry
@@ -83,3 +84,14 @@ def toy_bundle(
         "golden_outputs.npy": npy(expected(pixels(3, size)) if golden is None else golden),
     }
     return Bundle.create(folder, BundleMeta(**{**values, **changes}), files)
+
+
+def colour_folder(root: Path, count: int = 40) -> Path:
+    """A folder of class folders with pictures of 16 pixels that the toy bundle tells apart, `count` a class."""
+    generator = np.random.default_rng(0)
+    for label, colour in {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}.items():
+        (root / label).mkdir(parents=True)
+        for index in range(count):
+            noise = generator.integers(-20, 20, (16, 16, 3))
+            Image.fromarray((np.array(colour) + noise).astype(np.uint8)).save(root / label / f"{index}.png")
+    return root

@@ -1,23 +1,19 @@
 """A candidate judged outside of a pipeline: a registered version or a bundle, on its own test split or new images."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from assay import crown, registry
-from assay.config import DataConfig, UseCase
+from assay.config import UseCase
 from assay.console import say
 from assay.data.dataset import Dataset
-from assay.data.manifest import labels
-from assay.data.scan import scan
-from assay.data.sources import open_source
+from assay.data.scan import scan_source
 from assay.data.splits import split
 from assay.errors import BundleError, DataError
 from assay.evaluation.evidence import META, Champion, Evidence, gather
+from assay.evaluation.fresh import all_as_test
 from assay.evaluation.metrics import Metrics, measure
 from assay.gate.deciding import decide
 from assay.gate.ledger import Ledger
@@ -83,7 +79,7 @@ def test_split(use_case: UseCase, bundle: Bundle) -> Dataset:
         BundleError: the data is split in another way now.
         DataError: it cannot be read.
     """
-    dataset = split(_scanned(use_case.data), use_case.split)
+    dataset = split(scan_source(use_case.data), use_case.split)
     if bundle.meta.lineage.split_digest != dataset.split_digest:
         raise BundleError(
             f"{bundle.folder}: was trained on another split of {use_case.data.source}, so images of its training may "
@@ -120,7 +116,7 @@ def _evidence(candidate: str, use_case: UseCase, champion: str | None, source: s
     if (Path(candidate) / META).is_file():
         return Evidence.load(Path(candidate))
     bundle, rival = bundle_of(candidate), _champion(use_case.name, champion)
-    dataset = _test_only(use_case.data, source, bundle) if source else test_split(use_case, bundle)
+    dataset = all_as_test(bundle, source) if source else test_split(use_case, bundle)
     folder = subfolder("evidence") / f"{use_case.name}-{bundle.digest[:12]}-{dataset.split_digest[:12]}"
     return gather(bundle, rival, dataset, use_case.name, folder, use_case.challenges)
 
@@ -132,28 +128,3 @@ def _champion(name: str, reference: str | None) -> Champion | None:
         return Champion(reference, bundle_of(reference))
     version, crowned = crown.champion_of(name)
     return registry.champion_bundle(name, version, crowned) if version else None
-
-
-def _test_only(config: DataConfig, source: str, bundle: Bundle) -> Dataset:
-    """All usable images of a source as one test split, with the classes of the bundle."""
-    dataset = _scanned(config.model_copy(update={"source": source}))
-    known = bundle.meta.labels
-    if unknown := sorted(set(labels(dataset.usable)) - set(known)):
-        raise DataError(f"{source}: labels {unknown} are unknown to the model, which has {list(known)}")
-    table = dataset.manifest
-    usable = np.asarray(pc.equal(table["fault"], ""))
-    columns = {
-        "split": pa.array(np.where(usable, "test", ""), pa.string()),
-        "group": pc.if_else(pa.array(usable), pc.coalesce(table["given_group"], table["sha256"]), ""),
-    }
-    for name, values in columns.items():
-        table = table.set_column(table.column_names.index(name), name, values)
-    return replace(dataset, manifest=table, labels=known)
-
-
-def _scanned(config: DataConfig) -> Dataset:
-    source = open_source(config.source)
-    try:
-        return scan(source, config, store=subfolder("shards"))
-    finally:
-        source.close()

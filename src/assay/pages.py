@@ -9,6 +9,7 @@ from pathlib import Path
 from assay.console import say
 from assay.errors import AssayError
 from assay.home import home, subfolder
+from assay.processes import stop
 from assay.registry import tracking_uri
 
 HOST = "127.0.0.1"
@@ -35,7 +36,7 @@ def serve_pages(port: int) -> None:
         say("", "stopped")
     finally:
         for process in started.values():
-            _stop(process)
+            stop(process, STOP_S)
 
 
 def _mlflow(port: int) -> list[str]:
@@ -69,16 +70,3 @@ def _wait(started: dict[str, subprocess.Popen[bytes]]) -> None:
             except subprocess.TimeoutExpired:
                 continue
             raise AssayError(f"ui: {name}'s server ended with code {process.returncode}; its log: {_log(name)}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    import signal
-
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, sign)
-            process.wait(timeout=STOP_S)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from assay.console import say
 from assay.errors import AssayError
 from assay.home import subfolder
 from assay.models.bundle import Bundle
+from assay.processes import stop
 
 HOST = "127.0.0.1"
 READY_S = 120.0
@@ -73,7 +73,7 @@ def running(bundle: Bundle, version: str, port: int) -> Iterator[subprocess.Pope
             _wait_until_ready(process, port, log)
             yield process
         finally:
-            stop(process)
+            stop(process, STOP_S)
 
 
 def serve_model(reference: str, port: int) -> None:
@@ -106,18 +106,6 @@ def _check_free(port: int) -> None:
 def address(port: int) -> str:
     """Where the service is."""
     return f"http://{HOST}:{port}"
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask it to finish what it has begun and to end; end it if it does not."""
-    for sign, patience in ((signal.SIGTERM, STOP_S), (signal.SIGKILL, STOP_S)):
-        try:
-            os.killpg(process.pid, sign)
-            process.wait(timeout=patience)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -4,10 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from assay import crown, registry
 from assay.assessment import assess, verdict_of
@@ -17,9 +15,8 @@ from assay.errors import AssayError, BundleError, DataError, LedgerError
 from assay.gate import Decision
 from assay.gate.ledger import Ledger
 
-from toybundle import toy_bundle
+from toybundle import colour_folder, toy_bundle
 
-COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 POLICY = {"floors": {"accuracy": 0.8}, "champion": {"rule": "non_inferior", "margin": 0.2}}
 
 
@@ -39,13 +36,7 @@ def embedded(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """120 images that the toy bundle tells apart."""
-    generator = np.random.default_rng(0)
-    for label, colour in COLOURS.items():
-        (tmp_path / "images" / label).mkdir(parents=True)
-        for index in range(40):
-            pixels = np.clip(np.array(colour) + generator.integers(-20, 20, (16, 16, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{index}.png")
-    return tmp_path / "images"
+    return colour_folder(tmp_path / "images")
 
 
 @pytest.fixture

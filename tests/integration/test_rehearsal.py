@@ -3,9 +3,7 @@
 import socket
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from assay import rehearsal as rehearsal_module
 from assay.config import DataConfig, SplitConfig
@@ -18,21 +16,13 @@ from assay.models.predictor import Predictor
 from assay.rehearsal import rehearse
 from assay.service import ServiceError, free_port, running
 
-from toybundle import model, toy_bundle
-
-COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
+from toybundle import colour_folder, model, toy_bundle
 
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
     """About 20 test images that the toy bundle tells apart."""
-    generator = np.random.default_rng(0)
-    for label, colour in COLOURS.items():
-        (tmp_path / "images" / label).mkdir(parents=True)
-        for index in range(40):
-            pixels = np.clip(np.array(colour) + generator.integers(-20, 20, (16, 16, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{index}.png")
-    uri = str(tmp_path / "images")
+    uri = str(colour_folder(tmp_path / "images"))
     return split(scan(open_source(uri), DataConfig(source=uri, image_size=16), tmp_path / "store"), SplitConfig())
 
 

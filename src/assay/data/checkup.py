@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from assay.config import DataConfig, UseCase
+from assay.config import UseCase
 from assay.data.dataset import Dataset
 from assay.data.expectations import Checked, check
-from assay.data.scan import scan
+from assay.data.scan import scan_source
 from assay.data.sources import Sample, open_source
 from assay.data.splits import split
 from assay.errors import DataError
@@ -71,7 +71,7 @@ def check_source(use_case: UseCase) -> Checkup:
     Raises:
         DataError: the source cannot be read, or nothing in it can be used.
     """
-    dataset = _scanned(use_case.data)
+    dataset = scan_source(use_case.data)
     checked = check(dataset, use_case.expectations)
     page = subfolder("reports", f"data-{use_case.name}") / "data.html"
     page.write_text(checked.html, encoding="utf-8")
@@ -79,14 +79,6 @@ def check_source(use_case: UseCase) -> Checkup:
         return Checkup(split(dataset, use_case.split), checked, None, page)
     except DataError as error:
         return Checkup(dataset, checked, str(error), page)
-
-
-def _scanned(config: DataConfig) -> Dataset:
-    source = open_source(config.source)
-    try:
-        return scan(source, config, store=subfolder("shards"))
-    finally:
-        source.close()
 
 
 def copy_sample(uri: str, folder: Path, count: int) -> list[Path]:

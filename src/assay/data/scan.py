@@ -19,10 +19,11 @@ from assay.config import DataConfig
 from assay.data import manifest, shards
 from assay.data.dataset import Dataset
 from assay.data.intake import Intake
-from assay.data.sources import Source
+from assay.data.sources import Source, open_source
 from assay.data.store import CONTENT, INDEX, Store, listed, matches, merged
 from assay.data.workers import Worker, available_cpus
 from assay.errors import DataError
+from assay.home import subfolder
 from assay.preprocess import Geometry
 
 
@@ -62,6 +63,19 @@ def scan(
     table = _conflicts_quarantined(manifest.build(columns))
     _report(source.uri, table, read, time.monotonic() - begun)
     return Dataset(table, room.folder, geometry, manifest.labels(table), source.uri)
+
+
+def scan_source(config: DataConfig) -> Dataset:
+    """`scan` of the source that `config` names, into the store of the local state.
+
+    Raises:
+        DataError: as `scan`, and where there is no such source.
+    """
+    source = open_source(config.source)
+    try:
+        return scan(source, config, store=subfolder("shards"))
+    finally:
+        source.close()
 
 
 def _contents(listing: pa.Table, room: Store, worker: Worker, processes: int) -> tuple[pa.Table, int]:

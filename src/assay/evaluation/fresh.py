@@ -3,17 +3,17 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from assay.config import DataConfig
-from assay.console import progress
-from assay.data.dataset import Dataset, Subset
-from assay.data.scan import scan
-from assay.data.sources import open_source
+from assay.data.dataset import Dataset
+from assay.data.manifest import labels
+from assay.data.scan import scan_source
 from assay.errors import DataError
-from assay.evaluation.metrics import Metrics, summarise
-from assay.home import subfolder
+from assay.evaluation.metrics import Metrics, measure
+from assay.evaluation.predictions import predict
 from assay.models.bundle import Bundle
-from assay.models.predictor import MAX_BATCH, Predictor
 
 
 def evaluate_source(bundle: Bundle, uri: str) -> Metrics:
@@ -22,30 +22,28 @@ def evaluate_source(bundle: Bundle, uri: str) -> Metrics:
     Raises:
         DataError: the source cannot be read, or has labels that the bundle does not know.
     """
-    meta = bundle.meta
-    config = DataConfig(source=uri, image_size=meta.geometry.size, fit=meta.geometry.fit)
-    source = open_source(uri)
-    try:
-        dataset = scan(source, config, store=subfolder("shards"))
-    finally:
-        source.close()
-    if unknown := sorted(set(dataset.labels) - set(meta.labels)):
-        raise DataError(f"{uri}: labels {unknown} are unknown to the model, which has {list(meta.labels)}")
-    subset = _all_of(replace(dataset, labels=meta.labels))
-    return summarise(meta.labels, subset.targets, _probabilities(bundle, subset))
+    test = all_as_test(bundle, uri).subset("test")
+    return measure(predict(bundle, test), bundle.meta.labels)
 
 
-def _all_of(dataset: Dataset) -> Subset:
-    return Subset(dataset.usable, dataset)
+def all_as_test(bundle: Bundle, uri: str) -> Dataset:
+    """All usable images of a source as one test split, with the classes and in the geometry of a bundle.
 
+    Images that the source gives no group are each a group of their own.
 
-def _probabilities(bundle: Bundle, subset: Subset) -> np.ndarray:
-    """float32 [n, classes], in the order of the subset."""
-    predictor = Predictor(bundle)
-    parts = []
-    with progress("evaluate", len(subset), "images") as advance:
-        for start in range(0, len(subset), MAX_BATCH):
-            pixels = subset.read(np.arange(start, min(start + MAX_BATCH, len(subset))))
-            parts.append(predictor.probabilities(pixels))
-            advance(len(pixels))
-    return np.concatenate(parts)
+    Raises:
+        DataError: the source cannot be read, or has labels that the bundle does not know.
+    """
+    geometry, known = bundle.meta.geometry, bundle.meta.labels
+    dataset = scan_source(DataConfig(source=uri, image_size=geometry.size, fit=geometry.fit))
+    if unknown := sorted(set(labels(dataset.usable)) - set(known)):
+        raise DataError(f"{uri}: labels {unknown} are unknown to the model, which has {list(known)}")
+    table = dataset.manifest
+    usable = np.asarray(pc.equal(table["fault"], ""))
+    columns = {
+        "split": pa.array(np.where(usable, "test", ""), pa.string()),
+        "group": pc.if_else(pa.array(usable), pc.coalesce(table["given_group"], table["sha256"]), ""),
+    }
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), name, values)
+    return replace(dataset, manifest=table, labels=known)

@@ -70,42 +70,6 @@ def _of_size(value: float, size: float, confidence: float) -> tuple[float, float
     return float(low), float(high)
 
 
-def paired_difference(
-    both: float, first_only: float, second_only: float, neither: float, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Interval of the difference of two proportions of the same examples, first less second.
-
-    Method 10 of Newcombe 1998 (Statist. Med. 17:2635-2650): Wilson's limits of each proportion, joined by square and
-    add with their correlation, whose estimate carries a continuity correction.
-
-    Args:
-        both, first_only, second_only, neither: examples that both, one or none of the two got right; at least one
-            example in all; they need not be whole.
-    """
-    n = both + first_only + second_only + neither
-    p1, p2 = (both + first_only) / n, (both + second_only) / n
-    l1, u1 = (float(end) for end in wilson(p1 * n, n, confidence))
-    l2, u2 = (float(end) for end in wilson(p2 * n, n, confidence))
-    phi = _correlation(both, first_only, second_only, neither)
-
-    def joined(a: float, b: float) -> float:
-        return float(np.sqrt(max(a * a - 2 * phi * a * b + b * b, 0.0)))
-
-    difference = (first_only - second_only) / n
-    return max(difference - joined(p1 - l1, u2 - p2), -1.0), min(difference + joined(u1 - p1, p2 - l2), 1.0)
-
-
-def _correlation(both: float, first_only: float, second_only: float, neither: float) -> float:
-    first, second = both + first_only, both + second_only
-    n = first + second_only + neither
-    product = first * (n - first) * second * (n - second)
-    if product <= 0:
-        return 0.0
-    covariance = both * neither - first_only * second_only
-    corrected = max(covariance - n / 2, 0.0) if covariance > 0 else covariance
-    return float(corrected / np.sqrt(product))
-
-
 def auroc(area: ArrayLike, positives: ArrayLike, negatives: ArrayLike, confidence: float = 0.95) -> Limits:
     """Interval of the area under a ROC curve: method 5 of Newcombe 2006 (Statist. Med. 25:559-573).
 

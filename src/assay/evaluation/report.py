@@ -21,7 +21,8 @@ from assay.evaluation.evidence import Evidence
 from assay.evaluation.label_errors import Suspect
 from assay.evaluation.metrics import ClassMetrics, Estimate, Metrics
 from assay.evaluation.predictions import probabilities
-from assay.gate.verdict import Decision, Finding, Verdict
+from assay.gate.telling import DECIDED
+from assay.gate.verdict import Finding, Verdict
 from assay.gate.words import bound, decimals, percent, points
 from assay.models.bundle import BundleMeta
 from assay.models.card import public_source
@@ -31,13 +32,6 @@ MAX_CLASSES = 20
 """Classes that a table lists, the worst first; a confusion matrix of more is a list of its largest cells instead."""
 THUMBNAIL = 160
 """Longest side of a picture, in pixels."""
-
-MEANING = {
-    Decision.PROMOTE: "The candidate has shown everything that the policy asks for.",
-    Decision.INSUFFICIENT_DATA: "What was measured would do, but so few test images cannot show that it is no luck.",
-    Decision.HOLD: "The candidate is not good enough to be promoted.",
-    Decision.REFUSE: "This cannot be judged, so nothing is promoted.",
-}
 
 COMPARISONS = ("superior", "non_inferior")
 """Rules whose numbers are differences."""
@@ -103,7 +97,7 @@ def render(inputs: Inputs) -> str:
         meta=inputs.evidence.meta,
         verdict=inputs.verdict,
         metrics=inputs.metrics,
-        meaning=MEANING[inputs.verdict.decision],
+        meaning=DECIDED[inputs.verdict.decision],
         cards=_cards(inputs.metrics, inputs.champion_metrics),
         findings=[(finding, _strip(finding)) for finding in _measured_first(inputs.verdict.findings)],
         agreement=_agreement(inputs.evidence),

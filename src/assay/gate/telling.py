@@ -9,10 +9,10 @@ from assay.gate.words import percent
 WIDTH = 100
 
 DECIDED = {
-    Decision.PROMOTE: "everything that the policy asks for is shown; the candidate may become champion",
-    Decision.INSUFFICIENT_DATA: "what was measured would do, but so few test images cannot show that it is no luck",
-    Decision.HOLD: "the evidence is sound, and the candidate is not good enough",
-    Decision.REFUSE: "the evidence cannot be judged, so nothing is promoted",
+    Decision.PROMOTE: "The candidate has shown everything that the policy asks for.",
+    Decision.INSUFFICIENT_DATA: "What was measured would do, but so few test images cannot show that it is no luck.",
+    Decision.HOLD: "The candidate is not good enough to be promoted.",
+    Decision.REFUSE: "This cannot be judged, so nothing is promoted.",
 }
 
 MEANING: Mapping[str, str] = {
@@ -51,7 +51,7 @@ NOTHING: Mapping[str, str] = {}
 def explain(verdict: Verdict) -> str:
     """Everything that a verdict holds, in sentences: what was asked, measured and concluded, and what to do now."""
     lines = [
-        f"{verdict.decision}: {DECIDED[verdict.decision]}.",
+        f"{verdict.decision}: {DECIDED[verdict.decision]}",
         "",
         f"use case   {verdict.use_case}",
         f"candidate  bundle {verdict.candidate_digest[:12]}",
@@ -80,7 +80,7 @@ def markdown(verdict: Verdict) -> str:
         [
             f"### {verdict.decision}: {_cell(verdict.use_case)}",
             "",
-            f"{DECIDED[verdict.decision].capitalize()}.",
+            DECIDED[verdict.decision],
             "",
             "| | rule | finding | method |",
             "|---|---|---|---|",
@@ -109,7 +109,7 @@ def pull_request(verdict: Verdict, validation: Mapping[str, str] = NOTHING) -> s
         [
             f"### {verdict.decision}: {_cell(verdict.use_case)}",
             "",
-            f"{DECIDED[verdict.decision].capitalize()}.",
+            DECIDED[verdict.decision],
             "",
             "| | rule | of |",
             "|---|---|---|",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from assay.evaluation.intervals import auroc, mean_auroc, mean_of_proportions, paired_difference, wilson, z_score
+from assay.evaluation.intervals import auroc, mean_auroc, mean_of_proportions, wilson, z_score
 
 COUNTS = st.integers(0, 500)
 
@@ -42,33 +42,6 @@ def test_wilson_covers_what_it_says(n: int) -> None:
     coverage = (stats.binom.pmf(successes, n, proportions) * ((low <= proportions) & (proportions <= high))).sum(axis=1)
     assert coverage.mean() == pytest.approx(0.95, abs=0.006)
     assert coverage.min() > 0.83
-
-
-def test_paired_difference_is_what_was_published() -> None:
-    """Cavo et al. 2012, as given by Fagerland, Lydersen & Laake, Statistical Analysis of Contingency Tables (2017)."""
-    assert paired_difference(59, 6, 16, 80) == pytest.approx((-0.1186, -0.0046), abs=5e-5)
-
-
-@given(COUNTS, COUNTS, COUNTS, COUNTS)
-def test_paired_difference_changes_sign_with_the_order(both: int, first: int, second: int, neither: int) -> None:
-    both += 1
-    low, high = paired_difference(both, first, second, neither)
-    assert paired_difference(both, second, first, neither) == pytest.approx((-high, -low), abs=1e-12)
-    assert -1 <= low <= (first - second) / (both + first + second + neither) <= high <= 1
-
-
-@given(st.integers(1, 400))
-def test_no_disagreement_is_no_proof_of_equality(n: int) -> None:
-    low, high = paired_difference(n, 0, 0, 0)
-    assert low < 0 < high
-
-
-@pytest.mark.parametrize(("n", "cells"), [(179, (0.9, 0.03, 0.03, 0.04)), (450, (0.95, 0.02, 0.01, 0.02))])
-def test_paired_difference_covers_what_it_says(n: int, cells: tuple[float, ...]) -> None:
-    tables, weights = np.unique(np.random.default_rng(1).multinomial(n, cells, size=4000), axis=0, return_counts=True)
-    intervals = [paired_difference(*table) for table in tables]
-    covered = [low <= cells[1] - cells[2] <= high for low, high in intervals]
-    assert np.average(covered, weights=weights) >= 0.94
 
 
 @pytest.mark.parametrize(

@@ -101,32 +101,30 @@ def method_of(name: str, design: Design) -> str:
 
 def at_least(rule: str, subject: str, measured: Measured, least: float) -> Finding:
     """Whether the lower end reaches `least`, a share."""
-    low, high = measured.interval
-    outcome = _outcome(low >= least, measured.value > least)
-    digits = decimals(low, high, least)
-    sentence = f"{subject} {percent(measured.value, digits)} [{100 * low:.{digits}f}, {100 * high:.{digits}f}] "
-    if outcome is Decision.PROMOTE:
-        sentence += f"is at least {bound(least)}"
-    elif outcome is Decision.INSUFFICIENT_DATA:
-        sentence += f"is above {bound(least)}, but {measured.shortfall(lambda ends: ends[0] > least)}"
-    else:
-        sentence += f"is {'below' if measured.value < least else 'not above'} {bound(least)}"
-    return finding(rule, subject, measured, least, outcome, sentence)
+    return _bounded(rule, subject, measured, least, 1)
 
 
 def at_most(rule: str, subject: str, measured: Measured, most: float) -> Finding:
     """Whether the upper end stays within `most`, a share."""
-    low, high = measured.interval
-    outcome = _outcome(high <= most, measured.value < most)
-    digits = decimals(low, high, most)
-    sentence = f"{subject} {percent(measured.value, digits)} [{100 * low:.{digits}f}, {100 * high:.{digits}f}] "
+    return _bounded(rule, subject, measured, most, -1)
+
+
+def _bounded(rule: str, subject: str, measured: Measured, asked: float, sign: int) -> Finding:
+    """A finding about the worse end: the lower where more is better (`sign` 1), the upper where less is (-1)."""
+    worse = 0 if sign > 0 else 1
+    side, better, other = ("least", "above", "below") if sign > 0 else ("most", "below", "above")
+    (low, high), ahead = measured.interval, sign * (measured.value - asked)
+    outcome = _outcome(sign * ((low, high)[worse] - asked) >= 0, ahead > 0)
+    digits = decimals(low, high, asked)
+    sentence = f"{subject} {percent(measured.value, digits)} [{100 * low:.{digits}f}, {100 * high:.{digits}f}] is "
     if outcome is Decision.PROMOTE:
-        sentence += f"is at most {bound(most)}"
+        sentence += f"at {side} {bound(asked)}"
     elif outcome is Decision.INSUFFICIENT_DATA:
-        sentence += f"is below {bound(most)}, but {measured.shortfall(lambda ends: ends[1] < most)}"
+        enough = measured.shortfall(lambda ends: sign * (ends[worse] - asked) > 0)
+        sentence += f"{better} {bound(asked)}, but {enough}"
     else:
-        sentence += f"is {'above' if measured.value > most else 'not below'} {bound(most)}"
-    return finding(rule, subject, measured, most, outcome, sentence)
+        sentence += f"{other if ahead < 0 else 'not ' + better} {bound(asked)}"
+    return finding(rule, subject, measured, asked, outcome, sentence)
 
 
 def unmeasured(rule: str, subject: str, reason: object) -> Finding:
