@@ -11,13 +11,14 @@ else
 LOCKED := cat requirements.txt
 endif
 CONTAINER ?= podman
+WORKERS ?= 2
 .DEFAULT_GOAL := help
 # Bytecode goes to .venv; without any, each of the many processes of the tests would compile torch anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help setup demo test lint format bench image lock clean distclean
+.PHONY: help setup demo test test-long test-cluster test-workflows e2e-kubeflow lint format bench image steps-image manifests lock clean distclean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(READY) ## install the locked environment into .venv
 
@@ -45,7 +46,19 @@ else
 endif
 
 test: setup ## all tests that need no special machine
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not long and not cluster and not workflows and not kubeflow"
+
+test-long: setup ## tests that start many services, build images and speak to a ZenML server
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "long and not cluster and not kubeflow"
+
+test-workflows: setup ## the workflows of .github, run by act on this machine
+	$(BIN)/python -m pytest -m workflows
+
+e2e-kubeflow: setup ## what Kubeflow is sent, run in containers by podman against a team's real services
+	$(BIN)/python -m pytest -m kubeflow
+
+test-cluster: setup ## tests on the Kubernetes cluster of KUBECONFIG (docs/promotion.md)
+	$(BIN)/python -m pytest -m cluster
 
 lint: setup ## formatting, lint and types
 	$(BIN)/ruff format --check .
@@ -64,20 +77,50 @@ bench: setup ## what we claim, against what people use today, side by side
 	$(BIN)/python benchmarks/gate.py
 	$(BIN)/python benchmarks/judge.py
 	$(BIN)/python benchmarks/ledger.py
+	$(BIN)/python benchmarks/serving.py
 
-image: ## an image that serves BUNDLE=.assay/bundles/…; DIGEST=… is checked if it is given
-	$(CONTAINER) build $(if $(findstring podman,$(CONTAINER)),--format docker) -f serving/Dockerfile -t assay \
-		--build-arg BUNDLE=$(BUNDLE) --build-arg BUNDLE_DIGEST=$(DIGEST) --build-arg COMMIT=$$(git rev-parse HEAD) .
+BUILD := $(CONTAINER) build $(if $(findstring podman,$(CONTAINER)),--format docker) --build-arg COMMIT=$$(git rev-parse HEAD)
+define pushed
+$(if $(PUSH),@$(CONTAINER) tag $(1) $(PUSH) && $(CONTAINER) push --quiet $(PUSH) >&2)
+$(if $(PUSH),@$(CONTAINER) inspect --format '{{index .RepoDigests 0}}' $(PUSH))
+endef
 
-lock: setup ## resolve the dependencies anew and write requirements.txt and serving/requirements.txt
+image: ## an image that serves BUNDLE=.assay/bundles/…; DIGEST=… is checked, PUSH=registry/name pushes, OPENVINO=yes adds it
+	$(BUILD) -f serving/Dockerfile -t assay --build-arg BUNDLE=$(BUNDLE) --build-arg BUNDLE_DIGEST=$(DIGEST) \
+		--build-arg OPENVINO=$(OPENVINO) .
+	$(call pushed,assay)
+
+steps-image: ## the image that the pipelines' steps run in on a cluster; PUSH=registry/name as above
+	$(BUILD) -t assay-steps $(if $(TORCH_INDEX),--build-arg TORCH=cpu --build-arg TORCH_INDEX=$(TORCH_INDEX)) .
+	$(call pushed,assay-steps)
+
+CHECKOV := $(VENV)/.cache/checkov
+manifests: $(CHECKOV)/.ready ## render every environment's manifests, and let kubernetes-validate and checkov judge them
+	$(BIN)/python -m pytest tests/unit/serving/test_manifests.py tests/integration/test_manifests.py
+
+# In an environment of its own: it pins what others need newer.
+$(CHECKOV)/.ready: tests/requirements-checkov.txt | setup
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(CHECKOV)
+	@$(BIN)/uv pip install --quiet --python $(CHECKOV)/bin/python --require-hashes --no-deps --requirements $<
+	@touch $@
+
+lock: setup ## resolve the dependencies anew and write all the requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade \
-		--extra train --extra pipelines --extra serve --extra dev pyproject.toml --output-file requirements.txt \
+		--extra train --extra pipelines --extra serve --extra openvino --extra promote --extra kubeflow --extra dev pyproject.toml --output-file requirements.txt \
 		--custom-compile-command "make lock"
 	cp requirements.txt serving/requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--extra serve pyproject.toml --output-file serving/requirements.txt --custom-compile-command "make lock"
+	awk '/^[a-z]/ { wanted = /^openvino/ } wanted' requirements.txt > serving/requirements-openvino.txt
+	cp requirements.txt stacks/requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--extra train --extra pipelines --extra kubeflow pyproject.toml --output-file stacks/requirements.txt \
+		--custom-compile-command "make lock"
+	echo checkov | $(BIN)/uv pip compile - --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--output-file tests/requirements-checkov.txt --custom-compile-command "make lock"
 
-clean: ## remove what runs have written (.assay)
+clean: ## remove what runs have written (.assay), and end what serves from it
+	@if test -d .assay -a -x $(BIN)/assay; then $(BIN)/assay stop; fi
 	rm -rf .assay
 
 distclean: clean ## and the environment (.venv)

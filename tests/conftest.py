@@ -1,6 +1,7 @@
 """What tests of several rooms share: state in a folder of the test's own, small picture folders, and a hostile one."""
 
 import os
+import signal
 import struct
 import sys
 import zlib
@@ -20,12 +21,17 @@ settings.register_profile("assay", deadline=None, database=None)
 settings.load_profile("assay")
 set_hypothesis_home_dir(Path(sys.prefix) / ".cache" / "hypothesis")
 
+# A shell that runs the tests in the background has them ignore Ctrl-C, and so would all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(autouse=True)
 def assay_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test keeps Assay's state in a folder of its own (which is not made yet)."""
     home = tmp_path / ".assay"
     monkeypatch.setenv("ASSAY_HOME", str(home))
+    # The same on every CPU; tests of the other runtimes ask for them.
+    monkeypatch.setenv("ASSAY_SERVE_RUNTIME", "onnxruntime")
     return home
 
 

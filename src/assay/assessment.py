@@ -6,12 +6,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from assay import crown, registry
-from assay.config import UseCase
+from assay.config import UseCase, load_use_case
 from assay.console import say
 from assay.data.dataset import Dataset
 from assay.data.scan import scan_source
 from assay.data.splits import split
-from assay.errors import BundleError, DataError
+from assay.errors import BundleError, ConfigError, DataError
 from assay.evaluation.evidence import META, Champion, Evidence, gather
 from assay.evaluation.fresh import all_as_test
 from assay.evaluation.metrics import Metrics, measure
@@ -22,7 +22,7 @@ from assay.home import subfolder
 from assay.models.bundle import META as BUNDLE_META
 from assay.models.bundle import Bundle
 
-VERDICT = "verdict.json"
+VERDICT, USE_CASE = "verdict.json", "use_case.json"
 NOBODY = "none"
 """In place of a champion: there is nothing to compare with."""
 
@@ -93,6 +93,38 @@ def use_case_of(candidate: str) -> str:
     if (Path(candidate) / META).is_file():
         return Evidence.load(Path(candidate)).meta.use_case
     return bundle_of(candidate).meta.name
+
+
+def config_of(candidate: str) -> Path:
+    """The use case's YAML of a candidate: as it was last trained, or as it stands in `configs/`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    name = use_case_of(candidate)
+    places = [subfolder("configs") / f"{name}.yaml", Path("configs") / f"{name}.yaml"]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise ConfigError(f"no use case {name!r} in configs/; give its YAML with --policy")
+    return found
+
+
+def use_case_as_trained(reference: str) -> UseCase:
+    """The use case that a registered version was trained as; of one that was registered without, its YAML here.
+
+    Raises:
+        ConfigError: it cannot be read, or there is none.
+        RegistryError: there is no such version, or the registry does not answer.
+    """
+    try:
+        return UseCase.model_validate_json(registry.text(registry.find(reference), USE_CASE))
+    except registry.Absent:
+        return load_use_case(config_of(reference))
+    except ValidationError as error:
+        raise ConfigError(
+            f"{reference}: this version of Assay cannot read the {USE_CASE} that it was registered with "
+            f"({error.errors()[0]['msg']}); give the use case's YAML with --policy"
+        ) from None
 
 
 def verdict_of(reference: str) -> Verdict:

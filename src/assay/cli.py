@@ -1,65 +1,35 @@
 """`assay`, the command line: thin over the library.
 
 Results go to standard output, all else to standard error. Exit codes: 0 good (of `train`: PROMOTE), 1 a defect,
-2 wrong input, 3 the data does not meet its expectations, 10 HOLD, 11 REFUSE, 12 INSUFFICIENT_DATA, 130 interrupted.
+2 wrong input, 3 the data does not meet its expectations, 4 a release failed and what was served before still is,
+5 somebody else is at work, 6 a release failed and the way back too, 10 HOLD, 11 REFUSE, 12 INSUFFICIENT_DATA,
+130 interrupted.
 """
 
-import json
+import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-import yaml
 
 import assay
 from assay.config import UseCase, load_use_case
-from assay.errors import EXIT_EXPECTATIONS, AssayError, ConfigError
+from assay.console import waiting
+from assay.errors import EXIT_EXPECTATIONS, EXIT_USER, AssayError
+from assay.github_commands import doctor_github, github, notify
 from assay.home import subfolder, use_local_environment
+from assay.options import FiniteRange, Group, Root, WithDefault, json_option, overrides, show
+from assay.release.commands import history, promote, rollback, status, stop
 
 if TYPE_CHECKING:
     from assay.models.bundle import Bundle
 
-Command = Callable[..., Any]
 
-
-class Examples(click.Command):
-    """A command whose help ends with examples, printed as they stand."""
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the examples without re-wrapping them."""
-        if self.epilog:
-            with formatter.section("Examples"):
-                for line in self.epilog.strip().splitlines():
-                    formatter.write(f"  {line.strip()}\n")
-
-
-class Group(Examples, click.Group):
-    """A group of commands with examples."""
-
-    command_class = Examples
-
-
-class WithDefault(Group):
-    """A group whose first word may be the argument of its command `judge` instead of a command's name."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """`gate demo@3` is `gate judge demo@3`."""
-        known = bool(args) and (args[0] in self.commands or args[0].startswith("-"))
-        return super().resolve_command(ctx, args if known else ["judge", *args])
-
-
-def json_option(command: Command) -> Command:
-    """`--json`: one object on standard output instead of text."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(command)
-
-
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(assay.__version__, prog_name="assay")
 def cli() -> None:
     """Labelled images in; a judged, registered model out."""
@@ -82,18 +52,20 @@ def cli() -> None:
 def train(config: Path, settings: tuple[str, ...], bootstrap: bool | None, cache: bool, as_json: bool) -> int:
     """Train, judge and register the use case CONFIG.
 
-    The exit code tells the verdict: 0 PROMOTE, 10 HOLD, 11 REFUSE, 12 INSUFFICIENT_DATA.
+    The exit code tells the verdict: 0 PROMOTE, 10 HOLD, 11 REFUSE, 12 INSUFFICIENT_DATA; 0 also for a run that goes on
+    elsewhere, if the stack does not wait.
     """
-    overrides = _overrides(settings)
-    load_use_case(config, overrides)  # a wrong config is told before anything heavy is imported
-    from assay.summary import training_json, training_text
+    changes = overrides(settings)
+    load_use_case(config, changes)  # a wrong config is told before anything heavy is imported
+    from assay.summary import Submitted, training_json, training_text
 
     os.environ.setdefault("ZENML_LOGGING_VERBOSITY", "CRITICAL")  # a step says itself what it does
-    from pipelines.run import run_training
+    with waiting("start", "MLflow and ZenML"):
+        from pipelines.run import run_training
 
-    run = run_training(config, overrides, bootstrap, cache)
-    _print(training_json(run) if as_json else training_text(run), as_json)
-    return run.verdict.exit_code
+    run = run_training(config, changes, bootstrap, cache)
+    show(training_json(run) if as_json else training_text(run), as_json)
+    return 0 if isinstance(run, Submitted) else run.verdict.exit_code
 
 
 @cli.command(
@@ -119,7 +91,7 @@ def evaluate(model: str, source: str, config: Path | None, as_json: bool) -> int
     from assay.summary import metrics_text
 
     metrics = evaluate_source(_bundle(model), source)
-    _print(
+    show(
         {"model": model, "data": source, **metrics.model_dump(mode="json")} if as_json else metrics_text(metrics),
         as_json,
     )
@@ -169,7 +141,9 @@ def judge(
     The look at the test set is counted in the ledger. The exit code tells the verdict: 0 PROMOTE, 10 HOLD, 11 REFUSE,
     12 INSUFFICIENT_DATA.
     """
-    config = config or _config_of(candidate)
+    from assay.assessment import config_of
+
+    config = config or config_of(candidate)
     return _judge(candidate, config, champion, source, bootstrap, page, as_json)
 
 
@@ -194,7 +168,7 @@ def explain(verdict: str, form: str) -> None:
     from assay.gate import telling
 
     tell = {"text": telling.explain, "markdown": telling.markdown, "pull-request": telling.pull_request}[form]
-    _print(tell(verdict_of(verdict)), False)
+    show(tell(verdict_of(verdict)), False)
 
 
 @gate.command(
@@ -204,19 +178,19 @@ def explain(verdict: str, form: str) -> None:
 """
 )
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--images", type=click.IntRange(1), help="Test images; by default several numbers are tried.")
+@click.option("--images", type=click.IntRange(1, 10_000_000), help="Test images; by default several numbers are tried.")
 @click.option(
-    "--discordance", default=0.03, show_default=True, type=click.FloatRange(0, 1), help="Share of the test images "
+    "--discordance", default=0.03, show_default=True, type=FiniteRange(0, 1), help="Share of the test images "
     "that only one of candidate and champion gets right.",
 )  # fmt: skip
-@click.option("--look", default=1, show_default=True, type=click.IntRange(1), help="Which look at the test set.")
+@click.option("--look", default=1, show_default=True, type=click.IntRange(1, 1000), help="Which look at the test set.")
 @json_option
 def power(config: Path, images: int | None, discordance: float, look: int, as_json: bool) -> None:
     """Say what a test set of a size can show by the policy of CONFIG, and how many images would be enough."""
     from assay.gate.planning import plan, plan_text
 
     planned = plan(load_use_case(config).policy, images, discordance, look)
-    _print(planned if as_json else plan_text(planned), as_json)
+    show(planned if as_json else plan_text(planned), as_json)
 
 
 @cli.command(
@@ -254,13 +228,13 @@ def rehearse(model: str, config: Path | None, images: int | None, concurrency: i
 
     The exit code is 2 unless every answer is the one that the model gives in this process.
     """
-    use_case = load_use_case(config or _config_of(model))
-    from assay.assessment import bundle_of, test_split, version_of
+    from assay.assessment import bundle_of, config_of, test_split, version_of
     from assay.rehearsal import rehearsal_text, rehearse
 
+    use_case = load_use_case(config or config_of(model))
     bundle = bundle_of(model)
     result = rehearse(bundle, version_of(model), test_split(use_case, bundle), images, concurrency)
-    _print(result.as_json() if as_json else rehearsal_text(result), as_json)
+    show(result.as_json() if as_json else rehearsal_text(result), as_json)
     return 0 if result.passed else AssayError.exit_code
 
 
@@ -278,7 +252,7 @@ def ledger_list(name: str, as_json: bool) -> None:
 
     entries = Ledger.open(name).entries()
     rows = [entry.model_dump(mode="json") for entry in entries]
-    _print({"entries": rows} if as_json else "\n".join(listing(entries)) or "the ledger is empty", as_json)
+    show({"entries": rows} if as_json else "\n".join(listing(entries)) or "the ledger is empty", as_json)
 
 
 @ledger.command(name="verify", epilog="assay ledger verify demo\nassay ledger verify demo --repair")
@@ -293,7 +267,7 @@ def ledger_verify(name: str, repair: bool, as_json: bool) -> int:
     from assay.crown import verify
 
     problems = verify(name, repair)
-    _print({"problems": problems} if as_json else "\n".join(problems) or "the ledger holds", as_json)
+    show({"problems": problems} if as_json else "\n".join(problems) or "the ledger holds", as_json)
     return AssayError.exit_code if problems else 0
 
 
@@ -309,7 +283,7 @@ def ledger_promote(model: str, as_json: bool) -> None:
     from assay.crown import crown
 
     entry = crown(registry.find(model))
-    _print(entry.model_dump(mode="json") if as_json else entry.sentence, as_json)
+    show(entry.model_dump(mode="json") if as_json else entry.sentence, as_json)
 
 
 @cli.command(
@@ -337,9 +311,9 @@ def predict(images: tuple[Path, ...], model: str | None, folder: Path | None, to
     predictor = Predictor(_bundle(model) if model else Bundle.load(folder or Path()))
     rows = [classify(predictor, path, top) for path in images]
     if as_json:
-        _print({"digest": predictor.bundle.digest, "predictions": rows}, as_json)
+        show({"digest": predictor.bundle.digest, "predictions": rows}, as_json)
     else:
-        _print("\n".join(prediction_text(row) for row in rows), as_json)
+        show("\n".join(prediction_text(row) for row in rows), as_json)
     return AssayError.exit_code if any("error" in row for row in rows) else 0
 
 
@@ -368,7 +342,7 @@ def check(source: str, image_size: int | None, as_json: bool) -> int:
     from assay.summary import checkup_text
 
     checkup = check_source(_as_use_case(source, image_size))
-    _print(checkup.as_json() if as_json else checkup_text(checkup), as_json)
+    show(checkup.as_json() if as_json else checkup_text(checkup), as_json)
     return 0 if checkup.passed else EXIT_EXPECTATIONS
 
 
@@ -384,24 +358,30 @@ def sample(source: str, folder: Path, count: int) -> None:
     """Copy the first images of SOURCE to look at them."""
     from assay.data.checkup import copy_sample
 
-    _print("\n".join(str(path) for path in copy_sample(source, folder, count)), False)
+    show("\n".join(str(path) for path in copy_sample(source, folder, count)), False)
 
 
-@cli.command(epilog="assay doctor --json")
+@cli.group(cls=Group, invoke_without_command=True, epilog="assay doctor\nassay doctor --json\nassay doctor github")
 @json_option
-def doctor(as_json: bool) -> int:
-    """Check this machine and its installation.
+@click.pass_context
+def doctor(context: click.Context, as_json: bool) -> int:
+    """Check this machine and its installation, or what else is named.
 
     Each fault comes with its remedy; the exit code is 1 if there is any.
     """
+    if context.invoked_subcommand:
+        return 0
     from assay.doctor import examine
 
     findings = examine()
     if as_json:
-        _print({"findings": [vars(finding) for finding in findings]}, as_json)
+        show({"findings": [vars(finding) for finding in findings]}, as_json)
     else:
-        _print("\n".join(str(finding) for finding in findings), as_json)
+        show("\n".join(str(finding) for finding in findings), as_json)
     return 1 if any(finding.state == "fault" for finding in findings) else 0
+
+
+doctor.add_command(doctor_github)
 
 
 @cli.command(epilog="assay models\nassay models demo --json")
@@ -413,17 +393,29 @@ def models(name: str | None, as_json: bool) -> None:
     from assay.summary import versions_text
 
     versions = registry.versions(name)
+    if name and not versions:
+        registry.find(name)  # says which there are
     rows = [vars(version) for version in versions]
-    _print({"versions": rows} if as_json else versions_text(versions), as_json)
+    show({"versions": rows} if as_json else versions_text(versions), as_json)
 
 
 @cli.command(epilog="assay ui")
-@click.option("--port", default=5000, show_default=True, help="Port of MLflow's page; ZenML's is the next.")
+@click.option(
+    "--port",
+    default=5000,
+    show_default=True,
+    type=click.IntRange(1, 65534),
+    help="Port of MLflow's page; ZenML's is the next.",
+)
 def ui(port: int) -> None:
     """Serve MLflow's and ZenML's pages until Ctrl-C."""
     from assay.pages import serve_pages
 
     serve_pages(port)
+
+
+for command in (promote, rollback, status, history, stop, github, notify):
+    cli.add_command(command)
 
 
 def main() -> None:
@@ -444,39 +436,32 @@ def main() -> None:
     except KeyboardInterrupt:
         code = _fail("interrupted; what was finished is kept, run the same command to go on", 130)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            sys.exit(_fail(f"{error.filename or 'standard output'}: {error.strerror}; make room there", EXIT_USER))
         what = " ".join(str(error).split())[:200]
         code = _fail(f"a defect of Assay: {type(error).__name__}: {what}; please report {_traceback_file()}", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
 def _traceback_file() -> Path:
     import traceback
 
-    path = subfolder("logs") / "defect.txt"
-    path.write_text(traceback.format_exc(), encoding="utf-8")
+    told = traceback.format_exc()
+    try:
+        path = subfolder("logs") / "defect.txt"
+        path.write_text(told, encoding="utf-8")
+    except (AssayError, OSError):
+        path = Path(tempfile.mkstemp(prefix="assay-defect-")[1])
+        path.write_text(told, encoding="utf-8")
     return path
 
 
 def _fail(message: str, code: int) -> int:
     click.echo(f"assay: {message}", err=True)
     return code
-
-
-def _print(result: str | Mapping[str, Any], as_json: bool) -> None:
-    click.echo(json.dumps(result, ensure_ascii=False, default=str) if as_json else result)
-
-
-def _overrides(settings: tuple[str, ...]) -> dict[str, Any]:
-    pairs = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not (key and equals):
-            raise ConfigError(f"--set {setting}: give KEY=VALUE, such as recipe.epochs=2")
-        try:
-            pairs[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {setting}: the value is not YAML") from None
-    return pairs
 
 
 def _as_use_case(source: str, image_size: int | None) -> UseCase:
@@ -501,23 +486,16 @@ def _judge(
     from assay.gate.telling import markdown
     from assay.summary import assessment_json, assessment_text
 
+    if page and not os.access(page.parent, os.W_OK):  # before the look at the test set is spent
+        raise AssayError(f"--markdown {page}: {page.parent} is no folder in which can be written")
     assessment = assess(candidate, use_case, champion, source, bootstrap)
+    show(assessment_json(assessment) if as_json else assessment_text(assessment), as_json)
     if page:
-        page.write_text(markdown(assessment.verdict), encoding="utf-8")
-    _print(assessment_json(assessment) if as_json else assessment_text(assessment), as_json)
+        try:
+            page.write_text(markdown(assessment.verdict), encoding="utf-8")
+        except OSError as error:
+            raise AssayError(f"--markdown {page}: {error.strerror}; assay gate explain … --as markdown") from None
     return assessment.verdict.exit_code
-
-
-def _config_of(candidate: str) -> Path:
-    """The use case's YAML of a candidate: as it was last trained, or as it stands in configs/."""
-    from assay.assessment import use_case_of
-
-    name = use_case_of(candidate)
-    places = [subfolder("configs") / f"{name}.yaml", Path("configs") / f"{name}.yaml"]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise ConfigError(f"no use case {name!r} in configs/; give its YAML with --policy")
-    return found
 
 
 def _bundle(reference: str) -> "Bundle":

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from assay.errors import ConfigError
 
+NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+"""What PyYAML raises of text that is no YAML, not UTF-8, or holds no such number or date."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -125,7 +128,7 @@ class Recipe(Settings):
     dropout: Share = 0.0
     augment: tuple[Augmentation, ...] = ()
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` measures a few steps of each and keeps the faster."""
+    """`auto` measures a few steps of each and keeps the faster; machines may differ, and the model card says which."""
     channels_last: bool | Literal["auto"] = "auto"
     coverage: float = Field(0.95, gt=0.5, lt=1)
     """Share of images whose own label is in the conformal set; the threshold of abstention follows from it."""
@@ -324,7 +327,7 @@ def use_case_document(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}; give the path of a use case, as in configs/") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except NOT_YAML as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     parameters = document.get("parameters") if isinstance(document, dict) else None
     if not isinstance(parameters, dict) or not isinstance(parameters.get("use_case"), dict):

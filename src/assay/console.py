@@ -50,6 +50,17 @@ def progress(stage: str, total: int, unit: str) -> Iterator[Advance]:
         yield _PlainLines(stage, total, unit)
 
 
+@contextmanager
+def waiting(stage: str, text: str) -> Iterator[None]:
+    """Show on a terminal that something goes on of which nobody knows how long it takes."""
+    console = stderr()
+    if console.is_terminal:
+        with console.status(Text.assemble((f"{stage:<9} ", "bold"), text)):
+            yield
+    else:
+        yield
+
+
 class _PlainLines:
     """Progress for a log: a line every few seconds, none for work that is over before the first is due."""
 

@@ -37,7 +37,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at everything; one look that fails is itself a finding."""
     looks: tuple[Callable[[], Finding], ...] = (
-        _python, _packages, _torch, _cores, _state_folder, _disk, _git, _sqlite, _zenml, _mlflow,
+        _python, _packages, _torch, _cores, _state_folder, _disk, _git, _sqlite, _zenml, _mlflow, _kubectl,
     )  # fmt: skip
     return [_looked(look) for look in looks]
 
@@ -125,3 +125,11 @@ def _mlflow() -> Finding:
     except RegistryError as error:
         return Finding("mlflow", "fault", str(error))
     return Finding("mlflow", "good", f"{tracking_uri()}, {count} registered versions")
+
+
+def _kubectl() -> Finding:
+    found = shutil.which("kubectl")
+    return Finding(
+        "kubectl", "good" if found else "warning", found or "not on PATH",
+        "" if found else "`assay promote --target kubernetes` puts manifests together with it (1.27 or newer)",
+    )  # fmt: skip

@@ -1,10 +1,15 @@
 """The errors that a user can cause. Each is one line: what is wrong, where, and what to do."""
 
+import re
+
 EXIT_USER = 2
 """Exit code of a command stopped by its input: config, data, model name."""
 
 EXIT_EXPECTATIONS = 3
 """Exit code of a run stopped because the data does not meet its expectations."""
+
+DISK_FULL = "disk is full"
+"""In what SQLite, and whoever uses it, says of one."""
 
 
 class AssayError(Exception):
@@ -27,6 +32,10 @@ class ExpectationsFailed(AssayError):
     exit_code = EXIT_EXPECTATIONS
 
 
+class HomeError(AssayError):
+    """A state folder that cannot be written."""
+
+
 class BundleError(AssayError):
     """A bundle that is incomplete, altered, or of an unknown format."""
 
@@ -37,3 +46,8 @@ class RegistryError(AssayError):
 
 class LedgerError(AssayError):
     """A ledger that cannot be read, written or believed, or a promotion or rollback that it does not allow."""
+
+
+def without_password(uri: str) -> str:
+    """An address as it may be told: with no account in it."""
+    return re.sub("//[^/@]*@", "//", uri)

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from assay.errors import HomeError
+
 QUIET = {
     # Nothing that runs here calls home: no usage statistics, no version checks.
     "BENTOML_DO_NOT_TRACK": "True",
@@ -33,9 +35,18 @@ def home() -> Path:
 
 
 def subfolder(*names: str) -> Path:
-    """A folder below `home()`, made if it is not there."""
+    """A folder below `home()`, made if it is not there.
+
+    Raises:
+        HomeError: it cannot be made.
+    """
     path = home().joinpath(*names)
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HomeError(
+            f"{path}: {error.strerror}; let ASSAY_HOME name a folder in which state can be written (it is {home()})"
+        ) from None
     return path
 
 

@@ -1,5 +1,6 @@
 """Where a model comes from: the commit, the data, the config and the packages."""
 
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -19,11 +20,12 @@ PACKAGES = ("albumentations", "numpy", "onnx", "onnxruntime", "pillow", "timm", 
 def collect(use_case: UseCase, dataset: "Dataset") -> Lineage:
     """The lineage of a model made now, here, from this use case and data set.
 
-    The commit is that of the checkout which the working directory is in, and `unknown` outside of one.
+    The commit is that of the checkout which the working directory is in; outside of one it is `$ASSAY_COMMIT`, which an
+    image sets, or `unknown`.
     """
     commit = _git("rev-parse", "--verify", "HEAD")
     return Lineage(
-        git_commit=commit or "unknown",
+        git_commit=commit or os.environ.get("ASSAY_COMMIT") or "unknown",
         git_dirty=commit is not None and _git("status", "--porcelain") != "",
         data_digest=dataset.digest,
         split_digest=dataset.split_digest,

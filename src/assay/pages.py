@@ -11,6 +11,7 @@ from assay.errors import AssayError
 from assay.home import home, subfolder
 from assay.processes import stop
 from assay.registry import tracking_uri
+from assay.service import check_free
 
 HOST = "127.0.0.1"
 STOP_S = 10.0
@@ -22,6 +23,8 @@ def serve_pages(port: int) -> None:
     Raises:
         AssayError: a server ended by itself; the message names its log.
     """
+    for one in (port, port + 1):
+        check_free(one)
     servers = {
         "MLflow": (_mlflow(port), f"http://{HOST}:{port}"),
         "ZenML": (_zenml(port + 1), f"http://{HOST}:{port + 1}  (user `default`, no password)"),

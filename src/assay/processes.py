@@ -3,6 +3,9 @@
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
+
+import psutil
 
 
 def stop(process: subprocess.Popen[bytes], patience_s: float) -> None:
@@ -20,3 +23,17 @@ def stop(process: subprocess.Popen[bytes], patience_s: float) -> None:
             return
         except subprocess.TimeoutExpired:
             continue
+
+
+def stop_all(leaders: Sequence[psutil.Process], patience_s: float) -> None:
+    """As `stop`, for processes that somebody else may have started; they end side by side."""
+    families = [process for leader in leaders for process in [leader, *leader.children(recursive=True)]]
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        for process in leaders if sign == signal.SIGTERM else families:
+            try:
+                process.send_signal(sign)
+            except psutil.NoSuchProcess:
+                continue
+        _, families = psutil.wait_procs(families, timeout=patience_s)
+        if not families:
+            return

@@ -3,16 +3,18 @@
 Only `MlflowClient` is used, never MLflow's module-level state: two runs in one process do not meet.
 """
 
+import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from assay.errors import BundleError, RegistryError
+from assay.errors import DISK_FULL, BundleError, RegistryError, without_password
 from assay.home import home, subfolder
 from assay.models.bundle import Bundle
 
@@ -26,6 +28,12 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 RUN_KEY = "assay.run"
+PATIENCE_S = 5
+"""For an answer of MLflow to what can be done later."""
+NOWHERE = "assay: an experiment that is not there"
+DATABASES = ("postgresql", "mysql")
+MENTIONED = 20
+"""Models in a message that says which there are."""
 BATCH = 500
 """Metrics or params in one request; MLflow takes at most 1,000 and 100 of them."""
 
@@ -51,11 +59,22 @@ def _plainly(call: Callable[P, R]) -> Callable[P, R]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return call(*args, **kwargs)
-        except _mlflow_error() as error:
-            reason = "cannot be reached" if "Max retries exceeded" in str(error) else _first_line(error)
-            raise RegistryError(f"{tracking_uri()}: {reason}; is MLFLOW_TRACKING_URI right?") from None
+        except (_mlflow_error(), _database_error()) as error:
+            raise RegistryError(f"{without_password(tracking_uri())}: {_reason(error)}") from None
 
     return wrapped
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if "Invalid Host header" in text:
+        return "MLflow is not to answer by this name; its server has those it answers by in MLFLOW_SERVER_ALLOWED_HOSTS"
+    if DISK_FULL in text:
+        return "cannot be written, the disk is full: make room and run it again"
+    reason = "cannot be reached" if "Max retries exceeded" in text else _first_line(error)
+    if "too many 5" in text:
+        reason = "answers with errors of its own"
+    return f"{reason}; is MLFLOW_TRACKING_URI right?"
 
 
 @dataclass(frozen=True)
@@ -121,6 +140,17 @@ class Version:
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
+
+
+@_plainly
+def ask() -> None:
+    """Ask an MLflow that is elsewhere once, before work is begun that it is to keep.
+
+    Raises:
+        RegistryError: it does not answer, or not as MLflow does.
+    """
+    if not tracking_uri().startswith("sqlite:"):
+        _models(_client())
 
 
 @_plainly
@@ -197,7 +227,8 @@ def find(reference: str) -> Version:
     client = _client()
     versions = {str(v.version): v for v in _versions(client, name)}
     if not versions:
-        raise RegistryError(f"{reference}: no model {name!r} in {tracking_uri()}; known: {_known_models(client)}")
+        place = without_password(tracking_uri())
+        raise RegistryError(f"{reference}: no model {name!r} in {place}; known: {_known_models(client)}")
     aliases = _aliases(client, name)
     which = which or (CHALLENGER if CHALLENGER in aliases else max(versions, key=int))
     number = aliases.get(which, which)
@@ -211,7 +242,7 @@ def find(reference: str) -> Version:
 def versions(name: str | None = None) -> list[Version]:
     """Every registered version, of one model or of all; newest first within a model."""
     client = _client()
-    names = [name] if name else sorted(model.name for model in client.search_registered_models())
+    names = [name] if name else _models(client)
     return [_as_version(client, v) for n in names for v in sorted(_versions(client, n), key=_number, reverse=True)]
 
 
@@ -246,20 +277,43 @@ def champion_bundle(name: str, number: str, crowned: str | None = None) -> "Cham
         return Champion(number, None, str(error))
 
 
+class Absent(RegistryError):
+    """The registry answers, and has no such thing."""
+
+
 @_plainly
 def text(version: Version, name: str) -> str:
     """A text among the artifacts of the run that a version was registered by.
 
     Raises:
-        RegistryError: it is not there.
+        Absent: the run has none of that name.
+        RegistryError: it cannot be read.
     """
     from mlflow.artifacts import load_text
 
-    place = f"{_client().get_run(version.run_id).info.artifact_uri}/{name}"
+    client = _client()
+    place = f"{client.get_run(version.run_id).info.artifact_uri}/{name}"
+    if name not in {file.path for file in client.list_artifacts(version.run_id)}:
+        raise Absent(f"{version}: nothing at {place}")
     try:
         return str(load_text(place))
     except OSError as error:
-        raise RegistryError(f"{version}: nothing at {place}: {_first_line(error)}") from None
+        raise RegistryError(f"{version}: {place} cannot be read: {_first_line(error)}") from None
+
+
+@contextmanager
+def briefly() -> Iterator[None]:
+    """Within the block the registry has seconds to answer, not MLflow's minutes: for what can be done later."""
+    own = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(PATIENCE_S), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def fetch(version: Version) -> Bundle:
@@ -310,13 +364,36 @@ def _client() -> "MlflowClient":
 
     if tracking_uri().startswith("sqlite:"):
         subfolder("mlflow")
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it tells of each try, with a traceback
+    _answers(tracking_uri())
     return MlflowClient(tracking_uri=tracking_uri(), registry_uri=tracking_uri())
+
+
+@cache
+def _answers(uri: str) -> None:
+    """Ask a database that is given directly once: MLflow repeats for a minute without a word."""
+    if uri.startswith(DATABASES):
+        from sqlalchemy import NullPool, create_engine
+
+        try:
+            create_engine(uri, poolclass=NullPool, connect_args={"connect_timeout": PATIENCE_S}).connect().close()
+        except ImportError as error:
+            raise RegistryError(
+                f"{without_password(uri)}: the driver {error.name} is not installed; install it, or set "
+                "MLFLOW_TRACKING_URI to an MLflow server"
+            ) from None
 
 
 def _mlflow_error() -> type[Exception]:
     from mlflow.exceptions import MlflowException
 
     return MlflowException  # type: ignore[no-any-return]
+
+
+def _database_error() -> type[Exception]:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return SQLAlchemyError
 
 
 def _first_line(error: BaseException) -> str:
@@ -328,18 +405,23 @@ def _experiment(client: "MlflowClient", name: str) -> str:
         return str(found.experiment_id)
     try:
         return str(client.create_experiment(name, artifact_location=artifact_root()))
-    except _mlflow_error():  # another process made it first
-        return str(client.get_experiment_by_name(name).experiment_id)
+    except _mlflow_error() as error:
+        if (found := client.get_experiment_by_name(name)) is None:
+            raise error from None
+        return str(found.experiment_id)  # another process made it first
 
 
 def _ensure_model(client: "MlflowClient", name: str) -> None:
     try:
         client.create_registered_model(name)
-    except _mlflow_error():
-        client.get_registered_model(name)
+    except _mlflow_error() as error:
+        if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def _versions(client: "MlflowClient", name: str) -> list["ModelVersion"]:
+    if "'" in name:
+        raise RegistryError(f"{name!r} is no name of a model")
     return list(client.search_model_versions(f"name='{name}'"))
 
 
@@ -350,12 +432,29 @@ def _number(version: "ModelVersion") -> int:
 def _aliases(client: "MlflowClient", name: str) -> dict[str, str]:
     try:
         return {alias: str(number) for alias, number in client.get_registered_model(name).aliases.items()}
-    except _mlflow_error():
+    except _mlflow_error() as error:
+        if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
+            raise
         return {}
 
 
 def _known_models(client: "MlflowClient") -> str:
-    return ", ".join(model.name for model in client.search_registered_models()) or "none"
+    names = _models(client)
+    return (", ".join(names[:MENTIONED]) or "none") + (
+        f" and {len(names) - MENTIONED} more" if names[MENTIONED:] else ""
+    )
+
+
+def _models(client: "MlflowClient") -> list[str]:
+    """Names of all models. That there is none is believed only of what answers as MLflow does."""
+    page = client.search_registered_models()
+    names = [model.name for model in page]
+    while page.token:
+        page = client.search_registered_models(page_token=page.token)
+        names += [model.name for model in page]
+    if not names and client.get_experiment_by_name(NOWHERE):
+        raise RegistryError(f"{without_password(tracking_uri())}: is no MLflow; is MLFLOW_TRACKING_URI right?")
+    return sorted(names)
 
 
 def _as_version(client: "MlflowClient", version: "ModelVersion") -> Version:

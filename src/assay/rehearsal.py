@@ -1,7 +1,5 @@
 """The rehearsal: the real service gets the test split over HTTP, and must say what the evaluation said."""
 
-import http.client
-import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +14,13 @@ from assay.data.sources import Sample, open_source
 from assay.errors import DataError
 from assay.models.bundle import Bundle
 from assay.models.predictor import Predictor
-from assay.service import HOST, ServiceError, free_port, running
+from assay.release.endpoint import Endpoint, Http
+from assay.release.golden import BFLOAT16_TOLERANCE
+from assay.service import address, free_port, running
 
 TOLERANCE = 1e-4
-"""Largest absolute difference of a probability: what is sent rounds differently at most."""
+"""Largest absolute difference of a probability: what is sent rounds differently at most. In bfloat16 it may be larger
+(`serving.runtimes`), and then so may that of an answer."""
 CONCURRENCY = 4
 TIMEOUT_S = 60.0
 MAX_NAMED = 5
@@ -44,7 +45,7 @@ class Rehearsal:
     p99_ms: float
     images_per_s: float
     ready_s: float
-    """From the start of the process until it was ready."""
+    """From its start until it was ready."""
     concurrency: int
 
     @property
@@ -60,7 +61,7 @@ class Rehearsal:
 def rehearse(
     bundle: Bundle, version: str, dataset: Dataset, limit: int | None = None, concurrency: int = CONCURRENCY
 ) -> Rehearsal:
-    """Start the service, send it the original files of the test split, and compare.
+    """Start the service as a process, send it the original files of the test split, and compare.
 
     Args:
         bundle: what to serve.
@@ -71,19 +72,33 @@ def rehearse(
 
     Raises:
         ServiceError: the service does not start, or ends.
+        Unreachable: it does not answer.
         DataError: the images cannot be read.
     """
+    port, begun = free_port(), time.perf_counter()
+    with running(bundle, version, port):
+        ready_s = time.perf_counter() - begun
+        return rehearse_at(Http(address(port)), bundle, dataset, ready_s, limit, concurrency)
+
+
+def rehearse_at(
+    endpoint: Endpoint,
+    bundle: Bundle,
+    dataset: Dataset,
+    ready_s: float,
+    limit: int | None = None,
+    concurrency: int = CONCURRENCY,
+) -> Rehearsal:
+    """As `rehearse`, with a service that runs already, and took `ready_s` seconds to be ready."""
     table = dataset.subset("test").table
     table = table.slice(0, limit or table.num_rows)
     uris, labels = table["uri"].to_pylist(), table["label"].to_pylist()
     files = _files(dataset.source, uris)
-    port, begun = free_port(), time.perf_counter()
-    with running(bundle, version, port):
-        ready = time.perf_counter() - begun
-        begun = time.perf_counter()
-        answers = _sent(port, files, concurrency)
-        seconds = time.perf_counter() - begun
-    problems = _problems(Predictor(bundle), bundle.digest, files, answers)
+    tolerance = _tolerance(endpoint)
+    begun = time.perf_counter()
+    answers = _sent(endpoint, files, concurrency)
+    seconds = time.perf_counter() - begun
+    problems = _problems(Predictor(bundle), bundle.digest, files, answers, tolerance)
     times = np.array([milliseconds for milliseconds, _ in answers])
     return Rehearsal(
         digest=bundle.digest,
@@ -95,7 +110,7 @@ def rehearse(
         p95_ms=float(np.quantile(times, 0.95)),
         p99_ms=float(np.quantile(times, 0.99)),
         images_per_s=len(files) / seconds,
-        ready_s=ready,
+        ready_s=ready_s,
         concurrency=concurrency,
     )
 
@@ -116,39 +131,36 @@ def _known(samples: dict[str, Sample], name: str, uri: str) -> Sample:
     return samples[name]
 
 
-def _sent(port: int, files: Sequence[bytes], concurrency: int) -> list[tuple[float, dict[str, Any]]]:
+def _sent(endpoint: Endpoint, files: Sequence[bytes], concurrency: int) -> list[tuple[float, dict[str, Any]]]:
     """Milliseconds and answer of each file."""
     with progress("rehearse", len(files), "images") as advance, ThreadPoolExecutor(concurrency) as pool:
 
         def send(data: bytes) -> tuple[float, dict[str, Any]]:
-            answer = _post(port, data)
+            begun = time.perf_counter()
+            answer = endpoint.send("POST", "/v1/predict?top_k=100000", data, TIMEOUT_S).content()
             advance(1)
-            return answer
+            return 1000 * (time.perf_counter() - begun), answer
 
         return list(pool.map(send, files))
 
 
-def _post(port: int, data: bytes) -> tuple[float, dict[str, Any]]:
-    connection = http.client.HTTPConnection(HOST, port, timeout=TIMEOUT_S)
-    begun = time.perf_counter()
-    try:
-        headers = {"Content-Type": "application/octet-stream"}
-        connection.request("POST", "/v1/predict?top_k=100000", body=data, headers=headers)
-        answer = json.loads(connection.getresponse().read())
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise ServiceError(f"the service did not answer: {error or type(error).__name__}") from None
-    finally:
-        connection.close()
-    return 1000 * (time.perf_counter() - begun), dict(answer)
+def _tolerance(endpoint: Endpoint) -> float:
+    runtime = str(endpoint.send("GET", "/v1/model").content().get("runtime"))
+    return BFLOAT16_TOLERANCE if "bf16" in runtime else TOLERANCE
 
 
 def _problems(
-    predictor: Predictor, digest: str, files: Sequence[bytes], answers: Sequence[tuple[float, dict[str, Any]]]
+    predictor: Predictor,
+    digest: str,
+    files: Sequence[bytes],
+    answers: Sequence[tuple[float, dict[str, Any]]],
+    tolerance: float,
 ) -> list[str | None]:
-    return [_problem(predictor, digest, data, answer) for data, (_, answer) in zip(files, answers, strict=True)]
+    pairs = zip(files, answers, strict=True)
+    return [_problem(predictor, digest, data, answer, tolerance) for data, (_, answer) in pairs]
 
 
-def _problem(predictor: Predictor, digest: str, data: bytes, answer: dict[str, Any]) -> str | None:
+def _problem(predictor: Predictor, digest: str, data: bytes, answer: dict[str, Any], tolerance: float) -> str | None:
     """How an answer differs from what the model says here; None if it does not."""
     if "error" in answer:
         return str(answer["error"].get("message", "refused"))
@@ -156,7 +168,7 @@ def _problem(predictor: Predictor, digest: str, data: bytes, answer: dict[str, A
         return f"was answered by bundle {answer['model']['digest'][:12]}"
     expected = predictor.classify(data)
     apart = max(abs(p - answer["probabilities"].get(label, -1.0)) for label, p in expected.probabilities.items())
-    if answer["label"] != expected.label or answer["abstained"] != expected.abstained or not apart <= TOLERANCE:
+    if answer["label"] != expected.label or answer["abstained"] != expected.abstained or not apart <= tolerance:
         return f"is {answer['label']!r} over HTTP and {expected.label!r} here, probabilities {apart:.1e} apart"
     return None
 

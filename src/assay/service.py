@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from assay.models.bundle import Bundle
 from assay.processes import stop
 
 HOST = "127.0.0.1"
+ENDS_WITH = "ASSAY_SERVICE_ENDS_WITH"
+"""Tells the service the process with which it ends, however that ends (`serving.service`)."""
 READY_S = 120.0
 STOP_S = 45.0
 ROOT = Path(__file__).parents[2]
@@ -49,31 +51,53 @@ def running(bundle: Bundle, version: str, port: int) -> Iterator[subprocess.Pope
     Raises:
         ServiceError: it cannot be started, or is not ready in time; the message says why.
     """
-    if not (ROOT / "serving" / "service.py").is_file():
-        raise ServiceError(f"{ROOT}: holds no serving/service.py; run this in a checkout of Assay")
-    _check_free(port)
     log = subfolder("logs") / f"service-{port}.log"
-    # BentoML empties its folder of metrics at each start, so that every service gets one of its own.
-    with tempfile.TemporaryDirectory(prefix="service-", dir=subfolder("tmp")) as state, log.open("wb") as output:
-        environment = {
-            **os.environ,
-            "ASSAY_SERVE_BUNDLE": str(bundle.folder),
-            "ASSAY_SERVE_DIGEST": bundle.digest,
-            "ASSAY_SERVE_VERSION": version,
-            "ASSAY_SERVE_MODEL": "",
-            "BENTOML_HOME": state,
-            "BENTOML_DO_NOT_TRACK": "True",
-        }
-        command = [sys.executable, "-m", "bentoml", "serve", "serving.service:AssayService"]
-        process = subprocess.Popen(
-            [*command, "--host", HOST, "--port", str(port)],
-            cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="service-", dir=subfolder("tmp")) as state:
+        process = start(bundle, version, port, Path(state), log, {ENDS_WITH: str(os.getpid())})
         try:
-            _wait_until_ready(process, port, log)
+            wait_until_ready(process, port, log)
             yield process
         finally:
             stop(process, STOP_S)
+
+
+def start(
+    bundle: Bundle, version: str, port: int, state: Path, log: Path, marks: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start the service of a bundle in a session of its own, which outlives this process; it is not ready yet.
+
+    Args:
+        bundle: what to serve.
+        version: of the registry, for the answers.
+        port: on 127.0.0.1.
+        state: a folder of its own: BentoML empties its folder of metrics at each start, and leaves what it makes among
+            the temporary files there if it is killed. No socket is among them.
+        log: file that its output is written to.
+        marks: environment variables to know it by.
+
+    Raises:
+        ServiceError: this is no checkout, or the port is taken.
+    """
+    if not (ROOT / "serving" / "service.py").is_file():
+        raise ServiceError(f"{ROOT}: holds no serving/service.py; run this in a checkout of Assay")
+    check_free(port)
+    environment = {
+        **os.environ,
+        **(marks or {}),
+        "ASSAY_SERVE_BUNDLE": str(bundle.folder),
+        "ASSAY_SERVE_DIGEST": bundle.digest,
+        "ASSAY_SERVE_VERSION": version,
+        "ASSAY_SERVE_MODEL": "",
+        "BENTOML_HOME": str(state),
+        "TMPDIR": str(state),
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
+    command = [sys.executable, "-m", "bentoml", "serve", "serving.service:AssayService"]
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [*command, "--host", HOST, "--port", str(port)],
+            cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
 
 
 def serve_model(reference: str, port: int) -> None:
@@ -96,7 +120,12 @@ def serve_model(reference: str, port: int) -> None:
     raise ServiceError(f"the service ended with code {code}; its log: {subfolder('logs')}")
 
 
-def _check_free(port: int) -> None:
+def check_free(port: int) -> None:
+    """Whether something could listen there.
+
+    Raises:
+        ServiceError: something does already.
+    """
     try:
         socket.create_server((HOST, port)).close()
     except OSError:
@@ -108,7 +137,12 @@ def address(port: int) -> str:
     return f"http://{HOST}:{port}"
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Wait for the service that `start` gave.
+
+    Raises:
+        ServiceError: it ended, or is not ready in time; the message says why.
+    """
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         if process.poll() is not None:

@@ -32,8 +32,17 @@ class TrainingRun:
     """Names of the steps that ran; the others' results were still good."""
 
 
-def training_text(run: TrainingRun) -> str:
+@dataclass(frozen=True)
+class Submitted:
+    """A run that goes on elsewhere: the stack does not wait for it."""
+
+    name: str
+
+
+def training_text(run: TrainingRun | Submitted) -> str:
     """Verdict and reasons, headline metrics, where everything is and how to open it."""
+    if isinstance(run, Submitted):
+        return f"run      {run.name}: goes on\npages    assay ui"
     work = f"ran {', '.join(run.ran)}" if run.ran else "nothing changed, so nothing ran"
     aliases = f" ({', '.join(run.version.aliases)})" if run.version.aliases else ""
     return "\n".join(
@@ -51,8 +60,10 @@ def training_text(run: TrainingRun) -> str:
     )
 
 
-def training_json(run: TrainingRun) -> dict[str, Any]:
+def training_json(run: TrainingRun | Submitted) -> dict[str, Any]:
     """The same for a program."""
+    if isinstance(run, Submitted):
+        return {"run": run.name}
     return {
         "run": run.name,
         "ran": list(run.ran),

@@ -4,7 +4,7 @@ from PIL import Image
 
 from assay.models.abstention import Abstention
 from assay.models.predictor import Predictor
-from assay.summary import classify, prediction_text
+from assay.summary import Submitted, classify, prediction_text, training_json, training_text
 
 from pictures import encoded
 from toybundle import toy_bundle
@@ -33,3 +33,9 @@ def test_an_abstention_stands_before_the_guesses(tmp_path: Path) -> None:
 def test_an_image_that_cannot_be_read_has_no_abstention(tmp_path: Path) -> None:
     row = classify(Predictor(toy_bundle(tmp_path / "bundle")), tmp_path / "none.png", top=1)
     assert prediction_text(row).endswith("not classified: No such file or directory")
+
+
+def test_a_run_that_goes_on_elsewhere_is_named() -> None:
+    run = Submitted("training-1")
+    assert "training-1: goes on" in training_text(run)
+    assert training_json(run) == {"run": "training-1"}

@@ -97,8 +97,11 @@ def copy_sample(uri: str, folder: Path, count: int) -> list[Path]:
             except (Unreadable, OSError, DataError):
                 continue
             path = folder / sample.label / f"{len(written):04d}{EXTENSIONS[kind]}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+            except OSError as error:
+                raise DataError(f"{path}: {error.strerror}; give a folder in which can be written") from None
             written.append(path)
     finally:
         source.close()

@@ -102,7 +102,7 @@ def curves(history: Sequence[Mapping[str, float]], suffix: str, best: int | None
 
 
 def _name(series: str) -> str:
-    return series.replace("val_", "validation_").replace("_", " ")
+    return series.replace("val_calibrated_", "calibrated_").replace("val_", "validation_").replace("_", " ")
 
 
 def _points(history: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:

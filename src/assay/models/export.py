@@ -140,7 +140,7 @@ def export(trained: "Trained", dataset: "Dataset", folder: Path, lineage: Lineag
     files = {
         MODEL: content,
         WEIGHTS: save(model.backbone.state_dict()),
-        CARD: card.render(meta, trained.recipe, dataset).encode(),
+        CARD: card.render(meta, trained.settled, dataset).encode(),
         GOLDEN_INPUTS: _npy(golden),
         GOLDEN_OUTPUTS: _npy(run(session(content, threads=1), golden)),
     }

@@ -1,6 +1,8 @@
 """Classifying with a bundle: ONNX Runtime on the CPU, no torch. Evaluation and serving both go through this."""
 
+import copy
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,9 @@ MAX_BATCH = 64
 GOLDEN_TOLERANCE = 1e-4
 """Largest absolute difference of a golden probability: CPUs and versions of the runtime round differently (1e-6
 measured), while a wrong weight or another preprocessing shows as 1e-2 and more."""
+
+Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""What computes a model: probabilities float32 [n, classes] of uint8 [n, size, size, 3], from any thread."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,19 @@ def run(model: ort.InferenceSession, pixels: NDArray[np.uint8]) -> NDArray[np.fl
     Raises:
         BundleError: the model's output is not finite.
     """
-    parts = [model.run([OUTPUT], {INPUT: part})[0] for part in _parts(pixels)]
-    probabilities: NDArray[np.float32] = np.concatenate(parts)
+    return _in_parts(_by(model), pixels)
+
+
+def _by(model: ort.InferenceSession) -> Infer:
+    def infer(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        rows: NDArray[np.float32] = model.run([OUTPUT], {INPUT: pixels})[0]
+        return rows
+
+    return infer
+
+
+def _in_parts(infer: Infer, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    probabilities: NDArray[np.float32] = np.concatenate([infer(part) for part in _parts(pixels)])
     if not np.isfinite(probabilities).all():
         raise BundleError(f"{MODEL}: gives probabilities that are not numbers; train and export it again")
     return probabilities
@@ -86,8 +102,15 @@ class Predictor:
         """
         self.bundle = bundle
         self._check_preprocess()
-        self._session = session(bundle.read(MODEL), threads)
-        self._check_signature()
+        model = session(bundle.read(MODEL), threads)
+        self._check_signature(model)
+        self._infer = _by(model)
+
+    def computed_by(self, infer: Infer) -> "Predictor":
+        """The same bundle, computed by something else; whether that gives the same is for the caller to find out."""
+        other = copy.copy(self)
+        other._infer = infer
+        return other
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Calibrated probabilities float32 [n, classes] of images uint8 [n, size, size, 3], RGB.
@@ -100,7 +123,7 @@ class Predictor:
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3):
             given = f"{pixels.dtype} {list(pixels.shape)}"
             raise ValueError(f"pixels must be uint8 [n, {size}, {size}, 3], given: {given}")
-        return run(self._session, pixels)
+        return _in_parts(self._infer, pixels)
 
     def classify(self, data: bytes) -> Prediction:
         """Decode an image file and classify it.
@@ -136,9 +159,9 @@ class Predictor:
                 f"assay.preprocess, this is version {VERSION}; scan and train again, or use the Assay it was made with"
             )
 
-    def _check_signature(self) -> None:
+    def _check_signature(self, model: ort.InferenceSession) -> None:
         size, classes = self.bundle.meta.geometry.size, len(self.bundle.meta.labels)
-        ends = (*self._session.get_inputs(), *self._session.get_outputs())
+        ends = (*model.get_inputs(), *model.get_outputs())
         # The runtime gives a dimension that is free as a name or None.
         found = [(end.name, end.type, [d if isinstance(d, int) else "n" for d in end.shape]) for end in ends]
         expected = [(INPUT, "tensor(uint8)", ["n", size, size, 3]), (OUTPUT, "tensor(float)", ["n", classes])]

@@ -1,5 +1,6 @@
 """A model in training: how it learns from a batch, how it is judged, and all that a checkpoint must hold of it."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from timm.utils import ModelEmaV3
 from torch.nn.functional import cross_entropy
 
 from assay.config import Recipe
+from assay.models.calibration import fit_temperature
 from assay.training import optim
 from assay.training.checkpoints import Checkpoint, Tensors
 from assay.training.feed import Batch, steps_per_epoch
@@ -66,7 +68,7 @@ class Learner:
         self.epoch = self.step = 0
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {}
-        """Of the best epoch: epoch, val_loss, and where its weights are."""
+        """Of the best epoch: epoch, val_calibrated_loss, and where its weights are."""
         self.timing = Timing()
 
     @property
@@ -104,27 +106,37 @@ class Learner:
 
     @torch.inference_mode()
     def judge(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """val_loss and val_accuracy over all samples of `batches`, of `kept`."""
+        """val_loss, val_calibrated_loss and val_accuracy over all samples of `batches`, of `kept`.
+
+        The calibrated loss is the loss at the temperature that fits best. Every bundle gets one, so that how sure a
+        model is of itself is no reason to choose or to leave it; by the plain loss, a model that knows nothing and says
+        so is better than one that is often right and too sure.
+        """
         model = self.kept.eval()
-        loss, weight, right, count = (torch.zeros((), dtype=torch.float64, device=self.device) for _ in range(4))
+        parts: list[tuple[torch.Tensor, torch.Tensor]] = []
         for pixels, targets in batches:
             images, classes = self.normalise(pixels), targets.to(self.device, non_blocking=True)
             with self.mode.autocast(self.device):
-                logits = model(images)
-            loss += cross_entropy(logits.float(), classes, self.weights, reduction="sum")
-            weight += len(classes) if self.weights is None else self.weights[classes].sum()
-            right += (logits.argmax(1) == classes).sum()
-            count += len(classes)
-        return {"val_loss": float(loss / weight), "val_accuracy": float(right / count)}
+                parts.append((model(images).float(), classes))
+        logits, classes = (torch.cat(part) for part in zip(*parts, strict=True))
+        judged = {"val_loss": self._loss(logits, classes)}
+        fits = math.isfinite(judged["val_loss"])
+        temperature = fit_temperature(logits.cpu().numpy(), classes.cpu().numpy()) if fits else 1.0
+        judged["val_calibrated_loss"] = self._loss(logits / temperature, classes)
+        return judged | {"val_accuracy": float((logits.argmax(1) == classes).double().mean())}
+
+    def _loss(self, logits: torch.Tensor, classes: torch.Tensor) -> float:
+        """The mean over samples; where classes have weights, the weighted one."""
+        return float(cross_entropy(logits.double(), classes, None if self.weights is None else self.weights.double()))
 
     def record(self, train_loss: float, judged: Mapping[str, float]) -> bool:
         """Close the epoch; whether it is the best so far, and `kept` should be stored."""
         last = optim.learning_rate(self.recipe, self.step - 1, self.steps_per_epoch)
         self.epoch += 1
         self.history.append({"epoch": self.epoch, "learning_rate": last, "train_loss": train_loss, **judged})
-        if self.best and judged["val_loss"] >= self.best["val_loss"]:
+        if self.best and judged["val_calibrated_loss"] >= self.best["val_calibrated_loss"]:
             return False
-        self.best = {"epoch": self.epoch, "val_loss": judged["val_loss"]}
+        self.best = {"epoch": self.epoch, "val_calibrated_loss": judged["val_calibrated_loss"]}
         return True
 
     def tensors(self) -> Tensors:

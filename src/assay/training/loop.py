@@ -52,8 +52,8 @@ def train(
         dataset: split.
         recipe: how.
         folder: where the results go, and the checkpoint of a training under way.
-        log: gets `loss` and `learning_rate` of steps, and of each epoch train_loss, val_loss, val_accuracy,
-            images_per_s and wait_share.
+        log: gets `loss` and `learning_rate` of steps, and of each epoch train_loss, val_loss,
+            val_calibrated_loss, val_accuracy, images_per_s and wait_share.
         stop_after: stop after this epoch, with the best so far, and leave the checkpoint.
 
     Raises:

@@ -24,7 +24,9 @@ MARGIN = 1.2
 """A mode that is preferred is left only for one that is faster by more than this: timings are noisy, and the choice
 decides the weights bit by bit."""
 ROUNDS = 2
-HOPELESS = 2.0
+TRIAL_S = 1.5
+"""Small models are measured in more rounds than these, for about as long as this."""
+HOPELESS = 3.0
 """A mode slower than the fastest by this factor in the first round is not measured again."""
 CPU_TRIAL_IMAGES = 16
 ONEDNN_BLOCK = 16
@@ -159,7 +161,9 @@ def measure(
         once(modes[0])  # starts up what any mode needs
         first = {mode: once(mode) for mode in modes}  # compiles kernels, and so tells only what is hopeless
         left = [mode for mode in modes if first[mode] <= HOPELESS * min(first.values())]
-        rounds = [{mode: once(mode) for mode in left} for _ in range(ROUNDS)]
+        until, rounds = time.monotonic() + TRIAL_S, list[dict[Mode, float]]()
+        while len(rounds) < ROUNDS or time.monotonic() < until:
+            rounds.append({mode: once(mode) for mode in left})
     return {mode: min(timings[mode] for timings in rounds) for mode in left}
 
 

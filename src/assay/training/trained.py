@@ -34,7 +34,8 @@ class Trained:
     best_epoch: int
     """Counted from 1, as in `history`."""
     history: list[dict[str, float]]
-    """Of each epoch: epoch, learning_rate (at its end), train_loss, val_loss, val_accuracy."""
+    """Of each epoch: epoch, learning_rate (at its end), train_loss, val_loss,
+    val_calibrated_loss (by which the best is chosen), val_accuracy."""
     precision: str
     """fp32 or bf16."""
     channels_last: bool
@@ -44,6 +45,11 @@ class Trained:
     """Images trained on a second, validation apart."""
     seconds: float
     """Of training and validation, over all runs if it was continued."""
+
+    @property
+    def settled(self) -> Recipe:
+        """The recipe with what `auto` came to here: another machine of this kind makes the same weights with it."""
+        return self.recipe.model_copy(update={"precision": self.precision, "channels_last": self.channels_last})
 
     def save(self) -> None:
         """Write `trained.json`; `weights.safetensors` is there already.

@@ -133,6 +133,13 @@ def test_the_bundle_is_whole_and_reproduces_its_golden_outputs(made: Made) -> No
     Predictor(made.bundle, threads=1).check_golden()
 
 
+def test_the_card_names_what_it_was_trained_in(made: Made) -> None:
+    assert made.trained.recipe.precision == "auto"
+    told = made.bundle.read("card.md").decode()
+    assert "| precision | fp32 |" in told
+    assert "| channels_last | False |" in told
+
+
 def test_probabilities_are_the_calibrated_softmax_of_the_logits_of_torch(made: Made) -> None:
     validation = made.data.subset("validation")
     pixels = validation.read(np.arange(len(validation)))

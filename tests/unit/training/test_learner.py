@@ -48,6 +48,37 @@ def test_validation_is_over_samples_however_they_are_batched(samples: Samples, s
     assert judged["val_loss"] == pytest.approx((each * weights).sum() / weights.sum(), rel=1e-5)
 
 
+def test_how_sure_a_model_is_of_itself_does_not_count(samples: Samples) -> None:
+    """Nor does a model that knows nothing, and says so, seem better than one that is mostly right and too sure."""
+    torch.manual_seed(0)
+    targets = torch.arange(23) % 2
+    right = torch.where(torch.arange(23) < 20, targets, 1 - targets)
+    plain = torch.nn.functional.one_hot(right, 3).float()
+    sure, ignorant = 9 * plain, 0.01 * torch.randn(23, 3)
+    figures = [judged_by(samples[1], logits, targets) for logits in (plain, sure, ignorant)]
+    assert figures[1]["val_loss"] > figures[2]["val_loss"]
+    assert figures[1]["val_calibrated_loss"] == pytest.approx(figures[0]["val_calibrated_loss"], rel=0.05)
+    assert figures[1]["val_calibrated_loss"] < 0.6 * figures[2]["val_calibrated_loss"]
+
+
+def judged_by(of: np.ndarray, logits: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+    """What a learner says of a model that gives these logits."""
+    judge = learner(of)
+    judge.model = torch.nn.Sequential(Given(logits))
+    return judge.judge([(torch.zeros(len(targets), 4, 4, 3, dtype=torch.uint8), targets)])
+
+
+class Given(torch.nn.Module):
+    """Gives the same answer to whatever it is asked."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.logits
+
+
 def test_judging_changes_nothing(samples: Samples) -> None:
     model = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Dropout(), torch.nn.Flatten(), torch.nn.Linear(48, 3))
     judge = learner(samples[1], model)
@@ -92,7 +123,7 @@ def test_the_first_of_equal_epochs_is_the_best(samples: Samples) -> None:
     for loss in (2.0, 1.0, 1.0, 1.5):
         assert not student.exhausted
         student.step += student.steps_per_epoch
-        improved.append(student.record(0.0, {"val_loss": loss, "val_accuracy": 0.5}))
+        improved.append(student.record(0.0, {"val_loss": 9 - loss, "val_calibrated_loss": loss, "val_accuracy": 0.5}))
     assert improved == [True, True, False, False]
-    assert student.best == {"epoch": 2, "val_loss": 1.0}
+    assert student.best == {"epoch": 2, "val_calibrated_loss": 1.0}
     assert student.exhausted

@@ -1,7 +1,6 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -46,13 +45,18 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def figures(loss: float) -> dict[str, float]:
+    """What an epoch is judged to be."""
+    return {"val_loss": loss, "val_calibrated_loss": loss, "val_accuracy": 0.5}
+
+
 def interrupt(metrics: dict[str, float], step: int) -> None:
     raise KeyboardInterrupt
 
 
 def test_learns_and_leaves_the_best_weights(dataset: Dataset, recipe: MakeRecipe, tmp_path: Path) -> None:
     trained = train(dataset, recipe(epochs=5), tmp_path)
-    best = min(trained.history, key=lambda epoch: epoch["val_loss"])
+    best = min(trained.history, key=lambda epoch: epoch["val_calibrated_loss"])
     assert best["val_accuracy"] >= 0.95
     assert trained.best_epoch == best["epoch"]
     assert [epoch["epoch"] for epoch in trained.history] == [1, 2, 3, 4, 5]
@@ -126,13 +130,15 @@ def log(metrics, step):
 torch.set_num_threads(1)
 root = Path(sys.argv[1])
 recipe = Recipe.model_validate_json((root / "recipe.json").read_text())
-train(Dataset.load(root / "dataset"), recipe, root / "parts", log=log)
+try:
+    train(Dataset.load(root / "dataset"), recipe, root / "parts", log=log)
+except KeyboardInterrupt:  # left to Python, its exit code hangs on what other packages do at the end
+    sys.exit(130)
 """
     environment = os.environ | {"ASSAY_HOME": str(assay_home)}
     command = [sys.executable, "-c", script, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == -signal.SIGINT, done.stderr
-    assert done.stderr.rstrip().endswith("KeyboardInterrupt")
+    assert done.returncode == 130, done.stderr
     assert "interrupted after epoch 2/3" in done.stderr
     assert "checkpoint.safetensors" in names(tmp_path / "parts")
     assert "trained.json" not in names(tmp_path / "parts")
@@ -217,7 +223,7 @@ def test_patience_ends_the_training(
     best: int,
 ) -> None:
     judged: Iterator[float] = iter(losses)
-    monkeypatch.setattr(Learner, "judge", lambda self, batches: {"val_loss": next(judged), "val_accuracy": 0.5})
+    monkeypatch.setattr(Learner, "judge", lambda self, batches: figures(next(judged)))
     trained = train(dataset, recipe(epochs=5, patience=2), tmp_path)
     assert (len(trained.history), trained.best_epoch) == (epochs, best)
     assert names(tmp_path) == RESULT
@@ -228,7 +234,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch(
 ) -> None:
     train(dataset, recipe(), tmp_path / "short", stop_after=1)
     judged = iter([1.0, 2.0, 3.0])
-    monkeypatch.setattr(Learner, "judge", lambda self, batches: {"val_loss": next(judged), "val_accuracy": 0.5})
+    monkeypatch.setattr(Learner, "judge", lambda self, batches: figures(next(judged)))
     train(dataset, recipe(), tmp_path / "long")
     assert weights(tmp_path / "long") == weights(tmp_path / "short")
 
@@ -242,7 +248,9 @@ def test_metrics_of_steps_and_epochs_are_logged(dataset: Dataset, recipe: MakeRe
     assert by_step == [10, 20, steps, steps + 10, steps + 20, 2 * steps]
     assert by_epoch == [steps, 2 * steps]
     assert LOG_EVERY == 10
-    assert set(logged[-1][1]) == {"train_loss", "val_loss", "val_accuracy", "images_per_s", "wait_share"}
+    assert set(logged[-1][1]) == {
+        "train_loss", "val_loss", "val_calibrated_loss", "val_accuracy", "images_per_s", "wait_share",
+    }  # fmt: skip
     assert logged[0][1]["learning_rate"] == pytest.approx(4e-3, rel=0.2)
 
 
@@ -266,7 +274,9 @@ def test_fewer_images_than_a_batch_are_one_batch(make_dataset: MakeDataset, reci
 def test_times_do_not_stand_in_the_history(dataset: Dataset, recipe: MakeRecipe, tmp_path: Path) -> None:
     train(dataset, recipe(epochs=1), tmp_path)
     document = json.loads((tmp_path / "trained.json").read_text())
-    assert set(document["history"][0]) == {"epoch", "learning_rate", "train_loss", "val_loss", "val_accuracy"}
+    assert set(document["history"][0]) == {
+        "epoch", "learning_rate", "train_loss", "val_loss", "val_calibrated_loss", "val_accuracy",
+    }  # fmt: skip
 
 
 def without(dataset: Dataset, split: str) -> Dataset:

@@ -8,6 +8,7 @@ import torch
 
 from assay.config import Recipe
 from assay.errors import AssayError
+from assay.training import precision
 from assay.training.precision import Mode, Normaliser, candidates, choose, decide, measure
 
 CPU = torch.device("cpu")
@@ -116,6 +117,26 @@ def test_measuring_leaves_the_model_and_threads_as_they_are() -> None:
     assert all(torch.equal(now, then) for now, then in zip(model.state_dict().values(), before.values(), strict=True))
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.get_num_threads() == threads
+
+
+def test_what_is_fast_is_measured_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pass is made here: only how many would be."""
+    batch = torch.zeros(4, 8, 8, 3, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
+    asked: list[object] = []
+
+    def timed(work: object, _: torch.device) -> float:
+        asked.append(work)
+        return 1.0
+
+    def passes(trial_s: float) -> int:
+        asked.clear()
+        monkeypatch.setattr(precision, "TRIAL_S", trial_s)
+        measure(torch.nn.Conv2d(3, 4, 3), batch, modes, lambda mode: Normaliser((0.5,) * 3, (0.2,) * 3, mode, CPU))
+        return len(asked)
+
+    monkeypatch.setattr(precision, "_timed", timed)
+    least = 1 + len(modes) * (1 + precision.ROUNDS)
+    assert (passes(0.0), passes(0.2) > least) == (least, True)
 
 
 @pytest.mark.parametrize("mode", modes, ids=str)

@@ -48,6 +48,11 @@ def test_comes_back_as_it_was(trained: Trained) -> None:
     assert Trained.load(trained.folder) == trained
 
 
+def test_what_auto_came_to_is_known(trained: Trained) -> None:
+    assert (trained.recipe.precision, trained.settled.precision) == ("auto", "bf16")
+    assert Recipe(**trained.settled.model_dump()) == trained.settled
+
+
 def test_may_be_moved(trained: Trained, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     moved.mkdir()
