@@ -20,7 +20,7 @@ from assay.gate.ledger import bucket as bucket_module
 from ledgers import USE_CASE, crown, digest, judge, question
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import S3Server
+    from team import S3Server
 
 RIVAL = Path(__file__).with_name("ledger_rival.py")
 PLACES = itertools.count()

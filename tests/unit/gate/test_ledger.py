@@ -306,7 +306,7 @@ def test_who_wrote_and_was_not_told_so_finds_the_entry(ledger: Ledger, monkeypat
 def test_time_and_actor_stand_in_the_entry(tmp_path: Path) -> None:
     ledger = Ledger.open(USE_CASE, str(tmp_path), actor="workflow 7", clock=ticking())
     ledger.look(question("a"), 5)
-    assert listing(ledger.entries())[0].startswith("     1  2026-03-01 12:00:00  look       look 1 at 20 test images")
+    assert listing(ledger.entries())[0].startswith("     1  2026-03-01 12:00:00  look        look 1 at 20 test images")
     assert listing(ledger.entries())[0].endswith("against no champion  [workflow 7]")
 
 

@@ -5,13 +5,16 @@ import math
 import os
 import re
 import stat
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import obstore
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from obstore.exceptions import AlreadyExistsError
 from obstore.store import MemoryStore
 
 from assay.errors import LedgerError
@@ -216,6 +219,22 @@ def test_a_store_that_overwrites_is_refused(monkeypatch: pytest.MonkeyPatch, kno
     assert len(after) == (len(before) or 1)
 
 
+def test_a_store_in_which_several_create_the_same_object_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks first and writes then, as SeaweedFS did up to 4.16: one after the other all is well."""
+    memory, put, met = MemoryStore(), obstore.put, threading.Barrier(bucket_module.RIVALS)
+
+    def careless(store: MemoryStore, key: str, data: bytes, mode: str) -> object:
+        with suppress(FileNotFoundError):
+            obstore.head(store, key)
+            raise AlreadyExistsError
+        met.wait(20)
+        return put(store, key, data)
+
+    monkeypatch.setattr(obstore, "put", careless)
+    with pytest.raises(LedgerError, match="several at the same moment succeed"):
+        Ledger(USE_CASE, bucket(memory)).look(question("x"), 5)
+
+
 def test_a_store_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     memory, put, keys = MemoryStore(), obstore.put, []
     monkeypatch.setattr(
@@ -223,6 +242,6 @@ def test_a_store_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     store = bucket(memory)
     crown(Ledger(USE_CASE, store), "1")
-    assert keys == [1, 1, 2, 3]
+    assert keys == [1, 1, 1, 1, 2, 3]
     crown(Ledger(USE_CASE, bucket(memory)), "2")
-    assert keys == [1, 1, 2, 3, 3, 4, 5, 6]
+    assert keys == [1, 1, 1, 1, 2, 3, 3, 4, 4, 4, 4, 5, 6]

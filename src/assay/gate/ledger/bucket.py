@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta
     from obstore.store import S3Store
 
+NOT_THERE = "there-is-no-such-object"
+RIVALS = 4
+"""Writers of the race that shows whether a store creates an object once."""
 PAGE = 1000
 """Keys in one answer of an object store."""
 SHOWN_FROM = 1000
@@ -45,7 +48,18 @@ class Bucket:
     def numbers(self) -> list[int]:
         with _plainly(self.place):
             pages = self._s3.list(self._prefix, chunk_size=PAGE)
-            return sorted(number for page in pages for number in self._of(page))
+            found = sorted(number for page in pages for number in self._of(page))
+        if not found:
+            self._check_is_a_store()
+        return found
+
+    def folders(self) -> list[str]:
+        """Names of what is one level below the prefix."""
+        with _plainly(self.place):
+            found = self._s3.list_with_delimiter(self._prefix or None)["common_prefixes"]
+        if not found:
+            self._check_is_a_store()
+        return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in found)
 
     def last(self) -> int:
         """The largest number, by O(log n) requests: doubling, then halving.
@@ -90,25 +104,29 @@ class Bucket:
                     advance()
 
     def create(self, number: int, data: bytes) -> bool:
-        if number > 1:
-            self._prove(number - 1)
-        won = self._put(number, data)
-        self._prove(number)
-        return won
+        if self._proven:
+            return self._put(number, data)
+        self._prove(number - 1)
+        # A race against itself: the same bytes from all do no harm, whoever wins.
+        with ThreadPoolExecutor(RIVALS) as pool:
+            wins = sum(pool.map(self._put, [number] * RIVALS, [data] * RIVALS))
+        if wins > 1:
+            raise self._unfit()
+        self._proven.append(True)
+        return wins == 1
 
     def _prove(self, number: int) -> None:
-        """Once: that the store refuses to create an entry that is there. A try with its own bytes does no harm."""
-        if self._proven:
-            return
+        """That the store refuses to create an entry that is there. A try with its own bytes does no harm."""
         data = self.read(number)
-        if data is None:
-            return
-        if self._put(number, data):
-            raise LedgerError(
-                f"{self.place}: this object store ignores conditional writes (If-None-Match), so that one promotion "
-                "could overwrite another; keep the ledger in a store that honours them, or in a folder"
-            )
-        self._proven.append(True)
+        if data is not None and self._put(number, data):
+            raise self._unfit()
+
+    def _unfit(self) -> LedgerError:
+        return LedgerError(
+            f"{self.place}: this object store ignores conditional writes (If-None-Match), or lets several at the same "
+            "moment succeed, so that one promotion could overwrite another; keep the ledger in a store that honours "
+            "them (AWS, MinIO, SeaweedFS from 4.19 on), or in a folder"
+        )
 
     def _put(self, number: int, data: bytes) -> bool:
         import obstore
@@ -129,7 +147,23 @@ class Bucket:
         """The last number of the page after `number`, 0 if there is none, and whether the page is full."""
         with _plainly(self.place):
             page = next(iter(self._s3.list(self._prefix, offset=self._key(number), chunk_size=PAGE)), [])
+        if not page and number == 0:
+            self._check_is_a_store()
         return max(self._of(page), default=0), len(page) == PAGE
+
+    def _check_is_a_store(self) -> None:
+        """A login page, or a proxy, answers everything with a page that lists no objects: that is no empty ledger."""
+        import obstore
+
+        with _plainly(self.place):
+            try:
+                obstore.head(self._s3, f"{self._prefix}/{NOT_THERE}".lstrip("/"))
+            except FileNotFoundError:
+                return
+        raise LedgerError(
+            f"{self.place}: what answers there is no object store: it has an object that nobody put there; "
+            "check AWS_ENDPOINT_URL"
+        )
 
     def _of(self, page: "Sequence[ObjectMeta]") -> list[int]:
         numbers = (number_of(meta["path"].removeprefix(f"{self._prefix}/")) for meta in page)

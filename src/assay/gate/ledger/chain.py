@@ -13,11 +13,14 @@ from assay.gate.ledger.entries import (
     Entry,
     Judged,
     Promoted,
+    Released,
     RolledBack,
+    Withdrawn,
     decode,
     encode,
     short,
 )
+from assay.gate.ledger.releases import CROWNED, Environment, Release
 from assay.gate.looks import Tally
 from assay.gate.verdict import Decision
 
@@ -41,6 +44,12 @@ class Chain:
         """By version, the bundle digest of each that was ever champion."""
         self.before: dict[str, str | None] = {}
         """By version, the champion when it was promoted."""
+        self.serving: dict[Environment, Entry] = {}
+        """By environment, the entry with the release that is served there."""
+        self.served: dict[Environment, dict[str, Entry]] = {}
+        """By environment and digest, the last entry with each release that was ever served there."""
+        self.replaced: dict[str, Release | None] = {}
+        """By digest of release, what was served in its environment when it came there first."""
         self.tally = Tally()
         self.number = 0
         self.fingerprints: dict[int, str] = {}
@@ -101,6 +110,11 @@ class Chain:
         ]
         return max(numbers, default=None)
 
+    def promote_on(self, bundle_digest: str) -> int | None:
+        """The last entry with a PROMOTE on a bundle, whatever it compares with."""
+        verdicts = self._verdicts_on(bundle_digest)
+        return max((number for number, v in verdicts.items() if v.decision is Decision.PROMOTE), default=None)
+
     def why_not(self, bundle_digest: str) -> str:
         """Why no verdict allows to promote a bundle now."""
         bundle, present = short(bundle_digest), self.champion
@@ -120,6 +134,16 @@ class Chain:
             return f"{name} was not asked for as the first one; use --bootstrap"
         since = f"the champion is {present}, since entry {present.number}" if present else "there is no champion"
         return f"{name} is against {verdict.rival}, and {since}; judge it anew"
+
+    def release(self, environment: Environment) -> Release | None:
+        """What is served in an environment."""
+        entry = self.serving.get(environment)
+        return entry.body.release if entry and isinstance(entry.body, Released) else None
+
+    def releases(self, environment: Environment) -> list[Release]:
+        """What was ever served in an environment, each once, by its last time, oldest first."""
+        entries = sorted(self.served.get(environment, {}).values(), key=lambda entry: entry.number)
+        return [entry.body.release for entry in entries if isinstance(entry.body, Released)]
 
     def _verdicts_on(self, bundle_digest: str) -> dict[int, Judged]:
         return {number: v for number, v in self.verdicts.items() if v.candidate_digest == bundle_digest}
@@ -162,6 +186,10 @@ class Chain:
                 return self._against_promotion(body)
             case RolledBack():
                 return self._against_rollback(body)
+            case Released():
+                return self._against_release(body)
+            case Withdrawn():
+                return None
 
     def _against_look(self, body: Asked) -> str | None:
         if known := self.looks.get(body.question.key):
@@ -203,6 +231,20 @@ class Chain:
             return f"is a rollback to version {body.version}, which is the champion"
         return self._against_version(body.version, body.bundle_digest)
 
+    def _against_release(self, body: Released) -> str | None:
+        release, bundle = body.release, short(body.release.bundle_digest)
+        if release.model != self.use_case:
+            return f"is a release of {release.model!r}"
+        if body.rolled_back and release.digest not in self.served.get(release.environment, {}):
+            return f"goes back to a release of version {release.version} that {release.environment} never served"
+        if release.environment == CROWNED:
+            stands = self.champion and (self.champion.version, self.champion.bundle_digest)
+            if stands != (release.version, release.bundle_digest):
+                return f"puts version {release.version} ({bundle}) into {CROWNED}, and the champion is {self.champion}"
+        elif self.promote_on(release.bundle_digest) is None:
+            return f"releases {bundle}, on which there is no PROMOTE"
+        return None
+
     def _take(self, entry: Entry) -> None:
         body = entry.body
         if isinstance(body, Asked):
@@ -215,8 +257,16 @@ class Chain:
             self.used[body.verdict] = entry.number
             self.crowned[body.version] = body.bundle_digest
             self.before[body.version] = self.champion.version if self.champion else None
+        elif isinstance(body, Released):
+            self._take_release(body.release, entry)
         self.champion, self._just_lost = entry.champion, False
         self.entries.append(entry)
+
+    def _take_release(self, release: Release, entry: Entry) -> None:
+        before = self.release(release.environment)
+        self.replaced.setdefault(release.digest, before)
+        self.serving[release.environment] = entry
+        self.served.setdefault(release.environment, {})[release.digest] = entry
 
 
 def _look(entry: Entry) -> int:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 
 from assay import digests
+from assay.gate.ledger.releases import Environment, Release, VersionName
 from assay.gate.looks import Digest, Question, Record
 from assay.gate.verdict import Decision
 
@@ -18,9 +19,13 @@ MAX_BYTES = 64 * 1024
 """No entry is larger, so that no file, whatever it is, is read further than this."""
 MAX_NUMBER = 99_999_999
 
+MAX_ACTOR = 200
+"""Characters of who is at work."""
+LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+"""Without line breaks and control characters: it is printed as it stands."""
+
 _FILE = re.compile(r"([0-9]{8})\.json")
 
-Version = Annotated[str, Field(pattern=r"^[!-~]{1,100}$")]
 Number = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 
 
@@ -29,7 +34,7 @@ class Champion(Record):
 
     bundle_digest: Digest
     number: Number
-    version: Version
+    version: VersionName
 
     def __str__(self) -> str:
         return f"version {self.version} ({short(self.bundle_digest)})"
@@ -58,7 +63,7 @@ class Judged(Record):
     bootstrap: bool
     candidate_digest: Digest
     champion_digest: Digest | None
-    champion_version: Version | None
+    champion_version: VersionName | None
     decision: Decision
     evidence_digest: Digest
     kind: Literal["verdict"] = "verdict"
@@ -92,7 +97,7 @@ class Promoted(Record):
     kind: Literal["promotion"] = "promotion"
     verdict: Number
     """The entry with the PROMOTE that allows it; each allows one promotion."""
-    version: Version
+    version: VersionName
 
     @property
     def sentence(self) -> str:
@@ -104,9 +109,9 @@ class RolledBack(Record):
     """A version that had been champion became it again."""
 
     bundle_digest: Digest
-    instead_of: Version
+    instead_of: VersionName
     kind: Literal["rollback"] = "rollback"
-    version: Version
+    version: VersionName
 
     @property
     def sentence(self) -> str:
@@ -114,13 +119,48 @@ class RolledBack(Record):
         return f"back from version {self.instead_of} to version {self.version} ({short(self.bundle_digest)})"
 
 
-Body = Asked | Judged | Promoted | RolledBack
+class Released(Record):
+    """A release was deployed to its environment and verified there."""
+
+    kind: Literal["release"] = "release"
+    release: Release
+    rolled_back: bool
+    """Whether it had been served there before, and was gone back to."""
+
+    @property
+    def sentence(self) -> str:
+        """For a person, without the number of the entry."""
+        release, how = self.release, "serves again" if self.rolled_back else "serves"
+        image = f" from {release.image}" if release.image else ""
+        return f"{release.environment} {how} version {release.version} ({short(release.bundle_digest)}){image}"
+
+
+class Withdrawn(Record):
+    """A release was deployed, failed, and was taken back."""
+
+    bundle_digest: Digest
+    environment: Environment
+    instead: VersionName | None
+    """Version that is served again; None if nothing was served before."""
+    kind: Literal["withdrawal"] = "withdrawal"
+    reason: Annotated[str, Field(max_length=1000, pattern=LINE)]
+    version: VersionName
+
+    @property
+    def sentence(self) -> str:
+        """For a person, without the number of the entry."""
+        again = f"version {self.instead} is served again" if self.instead else "nothing is served"
+        what = f"version {self.version} ({short(self.bundle_digest)})"
+        return f"{what} was taken back from {self.environment}, {again}: {self.reason}"
+
+
+Body = Asked | Judged | Promoted | RolledBack | Released | Withdrawn
 
 
 class Entry(Record):
     """One fact."""
 
-    actor: str = Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")
+    actor: str = Field(max_length=MAX_ACTOR, pattern=LINE)
     """Who or what wrote it, if that was given."""
     at: Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC))]
     body: Annotated[Body, Field(discriminator="kind")]
@@ -135,7 +175,7 @@ class Entry(Record):
 
     @property
     def kind(self) -> str:
-        """`look`, `verdict`, `promotion` or `rollback`."""
+        """`look`, `verdict`, `promotion`, `rollback`, `release` or `withdrawal`."""
         return self.body.kind
 
     @property
@@ -183,7 +223,7 @@ def fingerprint(entry: Entry) -> str:
 def listing(entries: Iterable[Entry]) -> list[str]:
     """A line for each entry: number, time (UTC), kind, what happened, and by whom."""
     return [
-        f"{entry.number:>6}  {entry.at:%Y-%m-%d %H:%M:%S}  {entry.kind:<9}  {entry.sentence}"
+        f"{entry.number:>6}  {entry.at:%Y-%m-%d %H:%M:%S}  {entry.kind:<10}  {entry.sentence}"
         + f"  [{entry.actor}]" * bool(entry.actor)
         for entry in entries
     ]

@@ -21,12 +21,15 @@ from assay.gate.ledger.entries import (
     Entry,
     Judged,
     Promoted,
+    Released,
     RolledBack,
+    Withdrawn,
     decode,
     encode,
     fault,
 )
-from assay.gate.ledger.stores import Store, open_store
+from assay.gate.ledger.releases import Release
+from assay.gate.ledger.stores import Store, folders, open_store
 from assay.gate.looks import Look, Question
 from assay.gate.verdict import Verdict
 from assay.home import home
@@ -78,7 +81,7 @@ class Ledger:
 
     def entries(self) -> list[Entry]:
         """All entries, oldest first, each of them checked."""
-        return self._read().entries
+        return self.chain().entries
 
     def head(self) -> Entry | None:
         """The last entry, checked by itself: it is found by O(log n) requests, and the others are not read."""
@@ -109,7 +112,7 @@ class Ledger:
                 whose answer was lost on the way: it must know what it said again. It raises LedgerError where nothing
                 may be written.
         """
-        chain = self._read()
+        chain = self.chain()
         for attempt in range(ATTEMPTS):
             said = self._decided(decide, chain)
             if isinstance(said, Entry):
@@ -182,7 +185,7 @@ class Ledger:
         """
         expected: Champion | None = None
         if to_version is None:
-            chain = self._read()
+            chain = self.chain()
             expected, to_version = chain.champion, self._former(chain)
         target = to_version
 
@@ -198,6 +201,38 @@ class Ledger:
                 known = ", ".join(chain.crowned)
                 raise self._error(f"version {target} was never champion, so there is no way back to it; were: {known}")
             return RolledBack(version=target, bundle_digest=chain.crowned[target], instead_of=present.version)
+
+        return self.append(decide)
+
+    def release(self, release: Release, rolled_back: bool = False) -> Entry:
+        """Write down that a release is served in its environment. If the ledger says so already, nothing is written.
+
+        Args:
+            release: verified there. In production it must be the champion; elsewhere its bundle must have a PROMOTE.
+            rolled_back: whether it was served there before and was gone back to.
+        """
+
+        def decide(chain: Chain) -> Body | Entry:
+            present = chain.serving.get(release.environment)
+            same = present is not None and chain.release(release.environment) == release
+            return present if present and same else Released(release=release, rolled_back=rolled_back)
+
+        return self.append(decide)
+
+    def withdraw(self, release: Release, reason: str) -> Entry:
+        """Write down that a release failed in its environment and was taken back.
+
+        Args:
+            release: that failed.
+            reason: one line.
+        """
+
+        def decide(chain: Chain) -> Body:
+            again = chain.release(release.environment)
+            return Withdrawn(
+                environment=release.environment, version=release.version, bundle_digest=release.bundle_digest,
+                instead=again.version if again else None, reason=" ".join(reason.split())[:1000],
+            )  # fmt: skip
 
         return self.append(decide)
 
@@ -218,8 +253,8 @@ class Ledger:
                 problems.append(f"entry {number} is another one than the one that was there")
         return problems
 
-    def _read(self) -> Chain:
-        """The chain, believed."""
+    def chain(self) -> Chain:
+        """All entries and what follows from them, believed."""
         chain, problems = self._replay()
         self._stop_at(problems)
         return chain
@@ -277,6 +312,11 @@ class Ledger:
 def ledger_root() -> str:
     """Where ledgers are: `$ASSAY_LEDGER`, a folder or `s3://bucket/prefix`; else a folder of the local state."""
     return os.environ.get("ASSAY_LEDGER") or str(home() / "ledger")
+
+
+def use_cases() -> list[str]:
+    """Names of the use cases that have a ledger."""
+    return [name for name in folders(ledger_root()) if _USE_CASE.fullmatch(name)]
 
 
 def alias_problem(champion: Champion | None, alias_version: str | None) -> str | None:

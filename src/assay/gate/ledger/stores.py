@@ -90,6 +90,11 @@ class Folder:
             _to_disk(self.path)
         return True
 
+    def folders(self) -> list[str]:
+        """Names of the folders in it."""
+        with self._plainly("read"):
+            return sorted(entry.name for entry in os.scandir(self.path) if entry.is_dir()) if self.path.is_dir() else []
+
     @contextmanager
     def _plainly(self, done: str) -> Iterator[None]:
         try:
@@ -106,8 +111,21 @@ def open_store(root: str, use_case: str) -> Store:
     Raises:
         LedgerError: `root` is neither.
     """
+    return _open(root, f"/{use_case}")
+
+
+def folders(root: str) -> list[str]:
+    """Names of what may be ledgers below a root, as `open_store` takes it.
+
+    Raises:
+        LedgerError: it is no place for ledgers, or cannot be read.
+    """
+    return _open(root, "").folders()
+
+
+def _open(root: str, below: str) -> Folder | Bucket:
     if "://" not in root:
-        return Folder(Path(os.path.expanduser(root)).absolute() / use_case)  # noqa: PTH111 (Path's can raise)
+        return Folder(Path(os.path.expanduser(root) + below).absolute())  # noqa: PTH111 (Path's can raise)
     if not root.startswith("s3://"):
         raise LedgerError(f"{root}: no place for a ledger; give a folder, or s3://bucket/prefix")
     from assay.data.sources.s3 import parse
@@ -118,7 +136,7 @@ def open_store(root: str, use_case: str) -> Store:
         raise LedgerError(str(error)) from None
     if prefix and not _PREFIX.fullmatch(prefix):
         raise LedgerError(f"{root}: no place for a ledger; let its prefix be of letters, digits and . _ - =")
-    return Bucket(f"{root.rstrip('/')}/{use_case}")
+    return Bucket(f"{root.rstrip('/')}{below}")
 
 
 def _content(path: str) -> bytes | None:
