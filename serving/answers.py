@@ -4,6 +4,7 @@ import base64
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -14,7 +15,8 @@ from assay.models.bundle import BundleMeta
 from assay.models.predictor import Predictor
 from assay.preprocess import Decoded
 from serving import intake
-from serving.heatmap import heatmap, overlay
+from serving.heatmap import affordable, heatmap, overlay
+from serving.memory import Room
 from serving.observation import brightness_and_contrast
 from serving.settings import Settings
 
@@ -69,16 +71,18 @@ class Answer:
 class Answering:
     """Answers with one predictor; safe to use from several threads."""
 
-    def __init__(self, predictor: Predictor, settings: Settings, recorder: Recorder, observer: Observer) -> None:
-        self.predictor, self.settings = predictor, settings
+    def __init__(
+        self, predictor: Predictor, settings: Settings, recorder: Recorder, observer: Observer, room: Room
+    ) -> None:
+        self.predictor, self.settings, self.room = predictor, settings, room
         self._recorder, self._observer = recorder, observer
 
-    def answer(self, data: bytes, explain: bool, check: Callable[[], None], since: float) -> Answer:
+    def answer(self, data: bytes, explain_s: float | None, check: Callable[[], None], since: float) -> Answer:
         """Decode an image, classify it, and explain the answer if that is asked for.
 
         Args:
             data: the file.
-            explain: whether a heat map is made.
+            explain_s: seconds that a heat map may take; of a slow model it is the coarser. None: there is none.
             check: called between the steps; what it raises ends the work.
             since: when the request came in, by `time.perf_counter`.
 
@@ -86,15 +90,20 @@ class Answering:
             serving.problems.Problem: the image cannot be read.
         """
         check()
-        decoded, decoding = self._timed("decode", lambda: intake.read(data, self._meta.geometry, self.settings))
+        reading = partial(intake.read, data, self._meta.geometry, self.settings, self.room, check)
+        decoded, decoding = self._timed("decode", reading)
         check()
         rows, inference = self._timed("inference", lambda: self.predictor.probabilities(decoded.pixels[np.newaxis]))
         row, place = rows[0], int(rows[0].argmax())
         label, abstained = self._meta.labels[place], self._abstained(rows)
-        picture = self._explained(decoded.pixels, place, check) if explain else None
+        times = {"decode": decoding, "inference": inference}
+        picture = None
+        if explain_s is not None:
+            grid = affordable(inference, explain_s)
+            picture, times["explain"] = self._explained(decoded.pixels, place, grid, check)
         self._record(decoded, label, float(row[place]), abstained)
         self._observer.observe(data, decoded.pixels, row, label, abstained, (decoded.width, decoded.height))
-        times = {"decode": decoding, "inference": inference, "total": time.perf_counter() - since}
+        times["total"] = time.perf_counter() - since
         rounded = {name: round(seconds * 1000, 3) for name, seconds in times.items()}
         return Answer(label, row, abstained, rounded, picture)
 
@@ -110,15 +119,19 @@ class Answering:
     def _abstained(self, rows: NDArray[np.float32]) -> bool:
         return self.threshold is not None and not bool(answered(in_set(rows, self.threshold))[0])
 
-    def _explained(self, pixels: NDArray[np.uint8], place: int, check: Callable[[], None]) -> bytes:
+    def _explained(
+        self, pixels: NDArray[np.uint8], place: int, grid: int, check: Callable[[], None]
+    ) -> tuple[bytes, float]:
+        """The picture under its heat map, and the seconds it took."""
+
         def predict(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
             check()
             return self.predictor.probabilities(pictures)
 
-        return self._timed("heatmap", lambda: overlay(pixels, heatmap(predict, pixels, place)))[0]
+        return self._timed("heatmap", lambda: overlay(pixels, heatmap(predict, pixels, place, grid=grid)))
 
     def _record(self, decoded: Decoded, label: str, confidence: float, abstained: bool) -> None:
-        brightness, contrast = brightness_and_contrast(decoded.pixels)
+        brightness, contrast = brightness_and_contrast(decoded.image)
         self._recorder.pictured(brightness, contrast, decoded.width, decoded.height)
         self._recorder.predicted(label, confidence, abstained)
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,23 +19,40 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assay.models.predictor import Predictor
-from serving import intake, openapi, page, problems
+from serving import intake, memory, openapi, page, problems
 from serving.answers import Answer, Answering, Observer, Recorder, as_json
 from serving.engine import Engine, Job, QueueMetrics
 from serving.model import ModelInfo
 from serving.problems import Problem
 from serving.settings import Settings
 
-LIMITS = ("max_body_bytes", "max_pixels", "max_frames", "max_images", "queue", "timeout_s", "body_timeout_s")
+LIMITS = (
+    "max_body_bytes",
+    "max_pixels",
+    "decode_bytes",
+    "max_frames",
+    "max_images",
+    "queue",
+    "timeout_s",
+    "body_timeout_s",
+)
 """Settings that clients are told."""
 
 SAFE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+EXPLAIN_SHARE = 0.5
+"""Of the time that a request has left, shared by its images: what their heat maps are planned to take."""
+
+LOOK_AFTER_S = 0.05
+"""A client that waits as long for its answer may have left. To look costs more than most answers have time for."""
 
 CLIENT_GONE = 499
 """Counted as the status of a request whose client did not wait for the answer; nobody receives it."""
 
 BATCH = "assay.batch"
 """Key of the ASGI scope of a request with several images."""
+
+T = TypeVar("T")
 
 log = logging.getLogger("assay.serving")
 
@@ -63,9 +80,14 @@ def create_app(
         model: what clients are told of the model.
         metrics: see `serving.metrics`.
         observer: see `serving.observation`.
+
+    Raises:
+        SettingsError: there is too little memory.
     """
+    settings = memory.fitted(settings, memory.free())
     engine = Engine(settings.workers, settings.queue, settings.timeout_s, metrics)
-    api = Api(engine, Answering(predictor, settings, metrics, observer), settings, model, metrics)
+    answering = Answering(predictor, settings, metrics, observer, memory.Room(settings.decode_bytes))
+    api = Api(engine, answering, settings, model, metrics)
     ours = api.routes()
     routes = [route for _, route in ours] + page.routes()
     labels = {id(route): label for label, route in ours} | {id(route): "page" for route in routes[len(ours) :]}
@@ -114,6 +136,7 @@ class Api:
         self.engine, self.answering, self.settings = engine, answering, settings
         self.model, self.metrics = model, metrics
         self.held = intake.Held(settings.max_held_bytes)
+        self.usual = Options.of({}, settings)
         self.document = openapi.document(settings, model.labels)
 
     def routes(self) -> list[tuple[str, Route]]:
@@ -130,14 +153,14 @@ class Api:
 
     async def predict(self, request: Request) -> Response:
         since = time.perf_counter()
-        options = Options.of(request.query_params, self.settings)
+        options = Options.of(request.query_params, self.settings) if request.scope["query_string"] else self.usual
         if (refusal := self.engine.refusal()) is not None:  # before a body is read that nobody would look at
             raise refusal
         with self.held.request() as take:
             files = await intake.images(request, self.settings, take)
             request.scope[BATCH] = len(files) > 1
             work = partial(self._answers, files, options.explain, since)
-            answers = await _while_connected(request, self.engine.run(work))
+            answers = await _while_connected(request, self.engine.begin(work))
         picture = answers[0].overlay if len(answers) == 1 else None
         if picture is not None and "image/png" in request.headers.get("accept", ""):
             return Response(picture, media_type="image/png", headers={**SAFE, "Vary": "Accept"})
@@ -171,7 +194,8 @@ class Api:
         answers = []
         for number, data in enumerate(files, 1):
             try:
-                answers.append(self.answering.answer(data, explain, job.check, since))
+                explain_s = EXPLAIN_SHARE * job.left_s() / (len(files) - number + 1) if explain else None
+                answers.append(self.answering.answer(data, explain_s, job.check, since))
             except Problem as problem:
                 raise problem.of_image(number) if len(files) > 1 else problem from None
         return answers
@@ -210,26 +234,43 @@ class Outermost:
         return "batch" if scope.get(BATCH) else self.labels.get(id(scope.get("route")), "other")
 
 
-async def _while_connected(request: Request, work: Any) -> Any:
+async def _while_connected(request: Request, work: "asyncio.Future[T]") -> T:
     """What `work` gives, unless the client goes away first.
 
     Raises:
         ClientDisconnect: it did; `work` is cancelled.
     """
-    done, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    loop, watch = asyncio.get_running_loop(), _Watch(request, work)
+    timer = loop.call_later(LOOK_AFTER_S, watch.begin)
     try:
-        await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not done.done():
-            raise ClientDisconnect
-        return done.result()
+        return await work
+    except asyncio.CancelledError:
+        if watch.gone:
+            raise ClientDisconnect from None
+        raise
     finally:
-        done.cancel()
-        gone.cancel()
+        timer.cancel()
+        watch.end()
 
 
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+class _Watch:
+    """Cancels work when its client goes away."""
+
+    def __init__(self, request: Request, work: "asyncio.Future[Any]") -> None:
+        self.request, self.work, self.gone = request, work, False
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        self._task = asyncio.ensure_future(self._watch())
+
+    def end(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _watch(self) -> None:
+        while (await self.request.receive())["type"] != "http.disconnect":
+            pass
+        self.gone = self.work.cancel()
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ Nothing here belongs to an event loop: any of them may ask for work to be done.
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
@@ -33,8 +34,9 @@ class Abandoned(Exception):
 class Job(Generic[T]):
     """One piece of work, from being let in until it is done, has failed, or nobody wants it any more."""
 
-    def __init__(self, work: Callable[["Job[T]"], T]) -> None:
+    def __init__(self, work: Callable[["Job[T]"], T], timeout_s: float) -> None:
         self._work: Callable[[Job[T]], T] | None = work
+        self._until = time.monotonic() + timeout_s
         self._abandoned = False
         self.begun = False
 
@@ -46,6 +48,10 @@ class Job(Generic[T]):
         """
         if self._abandoned:
             raise Abandoned
+
+    def left_s(self) -> float:
+        """Seconds until its time is up, 0 if it is."""
+        return max(0.0, self._until - time.monotonic())
 
     def abandon(self) -> None:
         """Skip what has not been done. A job that never begins lets go of its images at once, not when it is taken."""
@@ -79,21 +85,33 @@ class Engine:
         return self._going() if self._draining else self._full()
 
     async def run(self, work: Callable[[Job[T]], T]) -> T:
-        """Have `work` done and give what it gives. If the caller is cancelled, what has not begun is skipped.
+        """Have `work` done and give what it gives, as `begin` does."""
+        return await self.begin(work)
+
+    def begin(self, work: Callable[[Job[T]], T]) -> "asyncio.Future[T]":
+        """Let `work` in, for whoever awaits the result. If that is cancelled, what has not begun is skipped.
+
+        The future, rather than a coroutine, spares each request a task; so does a timer of its own.
 
         Raises:
-            Problem: the queue is full, the service is shutting down, or the time is up.
+            Problem: the queue is full, or the service is shutting down; of the future: the time is up.
         """
-        job = Job(work)
-        future = self._admit(job)
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                return await asyncio.wrap_future(future)
-        except TimeoutError:
-            message = f"not done within {self.timeout_s:g} seconds, waiting included"
-            raise Problem(TIMEOUT, message, self.timeout_s) from None
-        finally:
+        loop, job = asyncio.get_running_loop(), Job(work, self.timeout_s)
+        doing, answer = self._admit(job), loop.create_future()
+        timer = loop.call_later(self.timeout_s, self._expire, answer)
+
+        def settled(_: "asyncio.Future[T]") -> None:
+            timer.cancel()
             job.abandon()
+            doing.cancel()  # does nothing once it has begun
+
+        def done(_: "Future[T]") -> None:
+            if not (answer.cancelled() and loop.is_closed()):
+                loop.call_soon_threadsafe(_hand_over, doing, answer)
+
+        answer.add_done_callback(settled)
+        doing.add_done_callback(done)
+        return answer
 
     def drain(self) -> None:
         """Let no further request in. Those that are in, on whose bodies we may still wait, have their work done."""
@@ -115,6 +133,11 @@ class Engine:
             future = self._pool.submit(self._run, job)
         future.add_done_callback(lambda _: self._ended(job))
         return future
+
+    def _expire(self, answer: "asyncio.Future[Any]") -> None:
+        if not answer.done():
+            message = f"not done within {self.timeout_s:g} seconds, waiting included"
+            answer.set_exception(Problem(TIMEOUT, message, self.timeout_s))
 
     def _going(self) -> Problem:
         return Problem(DRAINING, "the service is shutting down")
@@ -139,3 +162,13 @@ class Engine:
         self._waiting += waiting
         self._running += running
         self._metrics.queue(self._waiting, self._running)
+
+
+def _hand_over(doing: "Future[T]", answer: "asyncio.Future[T]") -> None:
+    """In the event loop: what a thread has done, if anybody still waits for it."""
+    if answer.done():
+        return
+    if (error := doing.exception()) is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(doing.result())

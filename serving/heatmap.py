@@ -18,7 +18,6 @@ sharp edges. For the same reason cells fade into each other.
 """
 
 import io
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -27,9 +26,12 @@ from PIL import Image, ImageFilter
 
 GRID = 8
 """Cells along each side; fewer in a picture of fewer pixels."""
+GRIDS = (GRID, 5, 4, 2)
+"""What there is for models that are too slow for the first: 128, 64, 32 and 8 pictures."""
 MASKS = 2 * GRID**2
-"""Pictures that one design shows to the model. They cost as many forward passes, and 0.1 s more at 224 pixels: about
-1.4 s in all with a model of 10 ms. Without the complements half of them would do, and found 30 of those cracks."""
+"""Pictures that the design of so many cells shows to the model. They cost as many forward passes, and 0.1 s more at 224
+pixels: about 1.4 s in all with a model of 10 ms. Without the complements half of them would do, and found 30 of those
+cracks."""
 BATCH = 8
 """Pictures shown at once. On a CPU more of them gain nothing, and the runtime keeps the memory for good."""
 FAINT = 0.1
@@ -50,7 +52,7 @@ _COLOURS = np.array(
 
 
 def heatmap(
-    predict: Predict, pixels: NDArray[np.uint8], target: int, *, masks: int = MASKS, seed: int = 0
+    predict: Predict, pixels: NDArray[np.uint8], target: int, *, grid: int = GRID, rounds: int = 1, seed: int = 0
 ) -> NDArray[np.float32]:
     """How much each place of a picture speaks for one class.
 
@@ -58,8 +60,9 @@ def heatmap(
         predict: probabilities float32 [n, k] of pictures uint8 [n, s, s, 3]; it is asked with `BATCH` pictures at once.
         pixels: uint8 [s, s, 3], RGB.
         target: the class to be explained, 0 to k - 1.
-        masks: pictures to show to the model, rounded up to a multiple of `MASKS`. More of them lessen the part of noise
-            that comes from three and more cells acting together.
+        grid: cells along each side. A coarser map costs fewer pictures, see `pictures`.
+        rounds: designs to show to the model. More of them lessen the part of noise that comes from three and more cells
+            acting together.
         seed: decides which row of the design hides which cells; the same seed gives the same map.
 
     Returns:
@@ -72,8 +75,8 @@ def heatmap(
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[0] != pixels.shape[1] or pixels.shape[2] != 3:
         raise ValueError(f"pixels must be uint8 [s, s, 3], given: {pixels.dtype} {list(pixels.shape)}")
     size = len(pixels)
-    spread = _spread(min(GRID, size), size)
-    signs = _signs(spread.shape[1] ** 2, math.ceil(max(masks, 1) / MASKS), seed)
+    spread = _spread(min(grid, size), size)
+    signs = _signs(spread.shape[1] ** 2, _order(grid), rounds, seed)
     scores = _scores(predict, pixels, target, signs, spread)
     worth = 2 / len(signs) * (signs.T @ (scores - scores[0])).reshape(spread.shape[1], -1)
     heat = spread @ worth.clip(min=0) @ spread.T
@@ -96,16 +99,31 @@ def overlay(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> bytes:
     return buffer.getvalue()
 
 
-def _signs(cells: int, rounds: int, seed: int) -> NDArray[np.float64]:
-    """Designs [rounds * MASKS, cells]: 1 where a cell is shown, -1 where it is hidden."""
-    index = np.arange(GRID**2)
+def pictures(grid: int) -> int:
+    """How many pictures one design of so many cells along each side shows to the model."""
+    return 2 * _order(grid)
+
+
+def affordable(picture_s: float, budget_s: float) -> int:
+    """The finest of `GRIDS` whose design takes at most `budget_s` with a model that takes `picture_s`; or the last."""
+    return next((grid for grid in GRIDS if pictures(grid) * picture_s <= budget_s), GRIDS[-1])
+
+
+def _order(grid: int) -> int:
+    """Rows of the smallest of Sylvester's matrices that has a column for each cell: a power of two."""
+    return 1 << (grid**2 - 1).bit_length()
+
+
+def _signs(cells: int, order: int, rounds: int, seed: int) -> NDArray[np.float64]:
+    """Designs [rounds * 2 * order, cells]: 1 where a cell is shown, -1 where it is hidden."""
+    index = np.arange(order)
     # Sylvester's matrix: any two different columns agree in half of the rows.
     hadamard = 1.0 - 2.0 * (np.bitwise_count(index[:, np.newaxis] & index) % 2)
     folded = np.concatenate([hadamard, -hadamard])
     rng = np.random.default_rng(seed)
     # Turned round at random, lest one row hides everything, which is no picture that a model knows.
     turned = [rng.choice([-1.0, 1.0], cells) for _ in range(rounds)]
-    return np.concatenate([folded[:, rng.permutation(GRID**2)[:cells]] * turn for turn in turned])
+    return np.concatenate([folded[:, rng.permutation(order)[:cells]] * turn for turn in turned])
 
 
 def _spread(cells: int, size: int) -> NDArray[np.float64]:

@@ -12,8 +12,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from assay.preprocess import Decoded, Geometry, Unreadable, inspect
-from serving import headers, problems
-from serving.headers import ACCEPTED
+from serving import headers, memory, problems
+from serving.headers import ACCEPTED, Cost
+from serving.memory import Room
 from serving.problems import Problem
 from serving.settings import Settings
 
@@ -23,12 +24,19 @@ RAW = ("application/octet-stream", "binary/octet-stream", "application/x-www-for
 """Content types of a body that may be an image, beside none and `image/*`; the last is what curl says of any body."""
 
 
+MUCH = 32 * 2**20
+"""Bytes of bodies that are no more, after which the C library is told to give back what it keeps of them."""
+SOON_S = 1.0
+
+
 class Held:
     """How many bytes of bodies this process holds: many uploads at once must not exhaust its memory."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.now = 0
+        self._most = 0
+        """Since memory was last given back."""
 
     @contextmanager
     def request(self) -> Iterator[Callable[[int], None]]:
@@ -39,6 +47,7 @@ class Held:
             nonlocal taken
             taken += count
             self.now += count
+            self._most = max(self._most, self.now)
             if self.now > self.limit:
                 raise Problem(problems.BUSY, "too many bytes of other requests are held now", self.limit)
 
@@ -46,6 +55,10 @@ class Held:
             yield take
         finally:
             self.now -= taken
+            if self._most - self.now > MUCH:
+                self._most = self.now
+                # A little later: whoever ends the request still has its body in hand.
+                asyncio.get_running_loop().call_later(SOON_S, memory.give_back)
 
 
 async def images(request: Request, settings: Settings, take: Callable[[int], None]) -> list[bytes]:
@@ -75,8 +88,15 @@ async def images(request: Request, settings: Settings, take: Callable[[int], Non
     return files
 
 
-def read(data: bytes, geometry: Geometry, settings: Settings) -> Decoded:
+def read(data: bytes, geometry: Geometry, settings: Settings, room: Room, check: Callable[[], None]) -> Decoded:
     """The pixels of an image, for a worker thread.
+
+    Args:
+        data: the file.
+        geometry: what the model wants.
+        settings: the limits.
+        room: where memory is taken for as long as it is decoded.
+        check: called while there is no room; what it raises ends the waiting.
 
     Raises:
         Problem: it has too many pixels or frames, asks for too much work, or cannot be read.
@@ -86,14 +106,23 @@ def read(data: bytes, geometry: Geometry, settings: Settings) -> Decoded:
     if (count := headers.frames(data)) > settings.max_frames:
         message = f"{count} pictures in one file; send the one that is meant"
         raise Problem(problems.TOO_MANY_FRAMES, message, settings.max_frames)
+    cost = headers.cost(data, geometry.size)
+    _check_size(cost, settings, room)
     try:
-        return inspect(data, geometry, settings.max_pixels)
+        with room.hold(cost.total, check):
+            return inspect(data, geometry, settings.max_pixels)
     except Unreadable as error:
-        width, height = headers.announced(data)
-        if width * height > settings.max_pixels:
-            message = f"{width} x {height} pixels announced; send a smaller picture"
-            raise Problem(problems.TOO_MANY_PIXELS, message, settings.max_pixels) from None
         raise Problem(problems.UNREADABLE_IMAGE, error.reason) from None
+
+
+def _check_size(cost: Cost, settings: Settings, room: Room) -> None:
+    if cost.pixels > settings.max_pixels:
+        message = f"{cost.pixels:,} pixels announced; send a smaller picture"
+        raise Problem(problems.TOO_MANY_PIXELS, message, settings.max_pixels)
+    if cost.total > room.total:
+        message = f"{cost.pixels:,} pixels announced, and no memory to decode so many of this kind"
+        limit = max(0, int((room.total - cost.fixed) / cost.bytes_a_pixel)) if cost.bytes_a_pixel else 0
+        raise Problem(problems.TOO_MANY_PIXELS, message, limit)
 
 
 async def _counted(request: Request, settings: Settings, take: Callable[[int], None]) -> AsyncGenerator[bytes, None]:

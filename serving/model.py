@@ -5,11 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
 from assay.errors import BundleError
 from assay.models.bundle import CARD, Bundle, BundleMeta
 from assay.models.predictor import Predictor
+from serving import runtimes
 from serving.settings import Settings
 
 
@@ -24,7 +23,7 @@ class ModelInfo:
     """Of its bundle."""
     labels: tuple[str, ...]
     runtime: str
-    """What computes it, and in which precision: `onnxruntime 1.31.1, fp32`."""
+    """What computes it, and in which precision: `onnxruntime 1.31.1, fp32`, see `serving.runtimes`."""
     meta: BundleMeta
     card: str
     """The model card, Markdown."""
@@ -52,15 +51,16 @@ def load(settings: Settings) -> tuple[Predictor, ModelInfo]:
     """The model that the settings name, ready to answer.
 
     Raises:
-        SettingsError: no model is named.
+        SettingsError: no model is named, or a runtime that is not installed.
         BundleError: its bundle is not whole, not the one that was asked for, has no sensible labels, or does not
             reproduce its golden outputs in this process.
         RegistryError: the registry does not have it.
     """
     bundle, name, version = _find(settings)
     _check_labels(bundle)
-    predictor, runtime = _start(bundle, settings)
-    predictor.check_golden()
+    plain = Predictor(bundle, settings.threads)
+    plain.check_golden()
+    predictor, runtime = runtimes.choose(plain, settings)
     card = bundle.read(CARD).decode("utf-8", "replace")
     return predictor, ModelInfo(name, version, bundle.digest, bundle.meta.labels, runtime, bundle.meta, card)
 
@@ -77,11 +77,6 @@ def _find(settings: Settings) -> tuple[Bundle, str, str]:
     if settings.digest and found.digest != settings.digest:
         raise BundleError(f"{settings.model}: is bundle {found.digest}, expected {settings.digest}")
     return registry.fetch(found), found.name, found.version
-
-
-def _start(bundle: Bundle, settings: Settings) -> tuple[Predictor, str]:
-    """The one place where it is chosen what computes the model."""
-    return Predictor(bundle, settings.threads), f"onnxruntime {onnxruntime.__version__}, fp32"
 
 
 def _check_labels(bundle: Bundle) -> None:

@@ -23,6 +23,7 @@ PREDICT_PROBLEMS = tuple(
 _IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "application/octet-stream")
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 _TEXT = {"type": "string"}
+_TIME = {"type": "number", "minimum": 0}
 _COUNT = {"type": "integer", "minimum": 0}
 
 
@@ -120,8 +121,9 @@ def _schemas(labels: Sequence[str]) -> dict[str, Any]:
         "threshold": {"type": ["number", "null"], "description": "It abstains unless just one label reaches this."},
         "model": _object(identity),
         "milliseconds": {
-            **_object({name: {"type": "number", "minimum": 0} for name in ("decode", "inference", "total")}),
-            "description": "`total` is from the arrival of the request to this answer, waiting included.",
+            **_object(dict.fromkeys(("decode", "inference", "total"), _TIME), explain=_TIME),
+            "description": "`total` is from the arrival of the request to this answer, waiting included; "
+            "`explain` is there with a heat map.",
         },
     }
     heatmap = {"type": "string", "description": "With `explain`: a PNG as a data URL."}

@@ -82,5 +82,7 @@ def response(problem: Problem, headers: Mapping[str, str] | None = None) -> JSON
     if problem.limit is not None:
         body["limit"] = problem.limit
     retry = {"Retry-After": str(RETRY_AFTER_S)} if problem.kind.status == 503 else {}
+    # The next request on this connection would be for nobody.
+    leave = {"Connection": "close"} if problem.kind is DRAINING else {}
     fixed = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return JSONResponse({"error": body}, problem.kind.status, {**fixed, **retry, **(headers or {})})
+    return JSONResponse({"error": body}, problem.kind.status, {**fixed, **retry, **leave, **(headers or {})})

@@ -68,6 +68,10 @@ class Settings:
         default=50_000_000,
         metadata=_about("Width x height of an image, read from its header before anything is decoded.", 1, 2**31),
     )
+    decode_bytes: int = field(
+        default=0,
+        metadata=_about("Memory that images may take while they are decoded; 0: what the memory limit leaves.", 0),
+    )
     max_frames: int = field(
         default=1,
         metadata=_about("Pictures in one file; of an animation that is let in, the first is used.", 1, 10_000),
@@ -76,6 +80,15 @@ class Settings:
     concurrency: int = field(default=0, metadata=_about("Requests worked on at once; 0: one a CPU.", 0, 1024))
     queue: int = field(default=64, metadata=_about("Requests that may wait for that.", 0, 100_000))
     threads: int = field(default=1, metadata=_about("Threads that one inference uses.", 1, 1024))
+    runtime: str = field(
+        default="auto",
+        metadata=_about(
+            "What computes the model: `onnxruntime`, `openvino`, or `auto`: OpenVINO where it is installed and the CPU "
+            "has AMX for bf16.",
+            pattern="auto|onnxruntime|openvino",
+            shape="auto, onnxruntime or openvino",
+        ),
+    )
     timeout_s: float = field(
         default=30.0, metadata=_about("Seconds that a request may wait and be worked on.", 0.001, LONGEST_S)
     )

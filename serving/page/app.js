@@ -203,10 +203,9 @@ function part(kind, name, text) {
 
 function showFacts(list, answer) {
   const { name, version, digest } = answer.model;
-  const { decode, inference, total } = answer.milliseconds;
-  const rest = total - decode - inference;
+  const { decode, inference, explain, total } = answer.milliseconds;
   const detail = [`decoding ${milliseconds(decode)}`, `model ${milliseconds(inference)}`];
-  if (answer.heatmap) detail.push(`heat map and the rest ${milliseconds(rest)}`);
+  if (explain !== undefined) detail.push(`heat map ${milliseconds(explain)}`);
   const facts = [
     ["Model", version ? `${name} · version ${version}` : name],
     ["Digest", short(digest)],

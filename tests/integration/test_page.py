@@ -112,7 +112,7 @@ class Toy:
             "abstained": bool((row >= 0.7).sum() != 1),
             "threshold": 0.7,
             "model": {"name": "surfaces", "version": "7", "digest": "0123456789abcdef" * 4},
-            "milliseconds": {"decode": 1.25, "inference": 12.5, "total": 1234.0},
+            "milliseconds": {"decode": 1.25, "inference": 12.5, "explain": 1200.0, "total": 1234.0},
         }
         if explain:
             png = overlay(pixels, heatmap(probabilities, pixels, best))
@@ -309,7 +309,7 @@ def test_a_picture_gets_its_class_its_bars_and_where_it_came_from(tab: Tab, toy:
     assert "wall.png" in tab.text(".file")
     assert tab.text(".facts dd:nth-of-type(1)") == "surfaces · version 7"
     assert tab.text(".facts dd:nth-of-type(2)") == "0123456789ab"
-    assert tab.text(".facts dd:nth-of-type(3)").startswith("1.2 s: decoding 1.3 ms, model 13 ms, heat map")
+    assert tab.text(".facts dd:nth-of-type(3)").startswith("1.2 s: decoding 1.3 ms, model 13 ms, heat map 1.2 s")
     assert toy.asked == ["image/png?explain=true"]
     assert not tab.seen(".abstained")
     assert not tab.seen(".trouble")

@@ -1,8 +1,11 @@
 """The real service in a process, given a test split over HTTP."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from assay import rehearsal as rehearsal_module
@@ -53,6 +56,25 @@ def test_a_bundle_that_is_damaged_is_never_served(tmp_path: Path) -> None:
     (served.folder / "model.onnx").write_bytes(b"damaged")
     with pytest.raises(ServiceError, match=r"model\.onnx: altered or damaged"), running(served, "1", free_port()):
         pass
+
+
+def test_a_service_that_was_started_for_somebody_ends_when_that_one_is_killed(tmp_path: Path, assay_home: Path) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+from assay.models.bundle import Bundle
+from assay.service import free_port, running
+with running(Bundle.load(Path(sys.argv[1])), "1", free_port()) as process:
+    print(process.pid, flush=True)
+    time.sleep(600)
+"""
+    command = [sys.executable, "-c", code, str(bundle(tmp_path / "b").folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout
+        service = psutil.Process(int(starter.stdout.readline()))
+        family = [service, *service.children(recursive=True)]
+        starter.kill()
+    assert not psutil.wait_procs(family, timeout=60)[1]
 
 
 def test_a_port_that_is_taken_is_told_at_once(tmp_path: Path) -> None:

@@ -68,7 +68,12 @@ def running(folder: Path, bundle: Path, **settings: str) -> Iterator[Service]:
         port = int(listener.getsockname()[1])
     command = [sys.executable, "-m", "bentoml", "serve", "serving.service:AssayService", "--host", "127.0.0.1"]
     command = ["timeout", "--kill-after=10", LONGEST_S, *command, "--port", str(port)]
-    own = {"BENTOML_HOME": str(folder / "bentoml"), "ASSAY_SERVE_BUNDLE": str(bundle), **settings}
+    own = {
+        "BENTOML_HOME": str(folder / "bentoml"),
+        "TMPDIR": str(folder),
+        "ASSAY_SERVE_BUNDLE": str(bundle),
+        **settings,
+    }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **own}, stdout=log, stderr=log, start_new_session=True

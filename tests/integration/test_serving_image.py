@@ -20,8 +20,11 @@ from PIL import Image
 
 import serving
 
+from cluster import LENT, PLAIN
 from pictures import encoded
 from toybundle import toy_bundle
+
+pytestmark = pytest.mark.long
 
 ROOT = Path(serving.__file__).parents[1]
 DOCKERFILE = (ROOT / "serving" / "Dockerfile").read_text(encoding="utf-8")
@@ -31,20 +34,7 @@ PATIENCE_S = 60
 LONGEST_S = "300"
 """A container ends itself after this long, should nobody be left to end it."""
 
-# Where podman cannot run a container as it is set up: without systemd, and with few rights to raise limits.
-PLAIN = """
-[containers]
-default_ulimits = ["nofile=16384:16384", "nproc=16384:16384"]
-pids_limit = 0
-[engine]
-runtime = "runc"
-cgroup_manager = "cgroupfs"
-events_logger = "file"
-"""
-
-MAX_PIXELS = 7_000_000
 CONFINED = ["--read-only", "--tmpfs=/tmp", "--cap-drop=all", "--security-opt=no-new-privileges", "--memory=512m"]
-CONFINED += ["--env=ASSAY_SERVE_CONCURRENCY=2", f"--env=ASSAY_SERVE_MAX_PIXELS={MAX_PIXELS}"]
 
 
 def pins(text: str) -> dict[str, set[str]]:
@@ -118,7 +108,8 @@ def test_the_hashes_are_heeded() -> None:
 def test_only_what_is_named_goes_into_the_build() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     assert lines[0] == "*"
-    assert {line for line in lines if line.startswith("!")} == {"!src/assay", "!serving", "!.assay/bundles"}
+    wanted = {"!src/assay", "!serving", "!pyproject.toml", "!pipelines", "!stacks", "!steps", "!.assay/bundles"}
+    assert {line for line in lines if line.startswith("!")} == wanted
     assert not instructions("ADD")
 
 
@@ -185,13 +176,14 @@ def image(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         podman("rmi", "--force", built.name)
 
 
-def build(podman: Podman, built: Built, digest: str, commit: str = "abc") -> subprocess.CompletedProcess[str]:
-    """Build the image; what it takes to reach a package index from this machine is lent to the build."""
-    lent = [f"--volume={path}:{path}:ro" for path in ("/etc/ssl/certs", "/etc/pip.conf") if Path(path).exists()]
-    given = {"BUNDLE": ".assay/bundles/toy", "BUNDLE_DIGEST": digest, "COMMIT": commit}
+def build(
+    podman: Podman, built: Built, digest: str, commit: str = "abc", openvino: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Build the image."""
+    given = {"BUNDLE": ".assay/bundles/toy", "BUNDLE_DIGEST": digest, "COMMIT": commit, "OPENVINO": openvino}
     arguments = [f"--build-arg={name}={value}" for name, value in given.items()]
     command = ["build", "--format=docker", "--pull=never", "--file=serving/Dockerfile", f"--tag={built.name}"]
-    return podman(*command, *lent, *arguments, str(built.context), timeout=900)
+    return podman(*command, *LENT, *arguments, str(built.context), timeout=900)
 
 
 @dataclass(frozen=True)
@@ -274,13 +266,19 @@ def test_it_explains_and_reports_where_only_tmp_can_be_written(service: Running)
 
 @pytest.mark.slow
 def test_its_memory_holds_the_largest_images_that_it_lets_in(service: Running) -> None:
-    large = [Image.new(mode, (3500, 2000), 9) for mode in ("RGBA", "RGB", "LA")]
-    bodies = [encoded(large[0], "WEBP", lossless=True), *(encoded(image, "PNG") for image in large)]
+    def png(mode: str, side: int = 7000) -> bytes:
+        return encoded(Image.new(mode, (side, side), 9), "PNG")
+
+    fits = [png("L"), png("RGB"), png("RGBA", 4000), encoded(Image.new("RGBA", (3000, 3000)), "WEBP", lossless=True)]
     before = service.podman("top", service.name, "hpid").stdout
-    with ThreadPoolExecutor(4) as clients:
-        for body in bodies:
-            assert {status for status, _ in clients.map(service.predict, [body] * 4)} == {200}
-    assert service.podman("top", service.name, "hpid").stdout == before
+    with ThreadPoolExecutor(8) as clients:
+        for body in fits:
+            assert {status for status, _ in clients.map(service.predict, [body] * 8)} == {200}
+        told = list(clients.map(service.predict, [*fits, png("RGBA")] * 4))
+    assert [status for status, _ in told] == [200, 200, 200, 200, 413] * 4
+    error = json.loads(told[-1][1])["error"]
+    assert (error["code"], 10_000_000 < error["limit"] < 49_000_000) == ("too_many_pixels", True)
+    assert service.podman("top", service.name, "hpid").stdout == before  # no worker was killed, and none came anew
 
 
 @pytest.mark.slow
@@ -326,6 +324,21 @@ def test_a_label_is_not_taken_from_an_earlier_build(podman: Podman, image: Built
         assert (labels["org.opencontainers.image.revision"], labels["assay.bundle.digest"]) == ("def", "")
     finally:
         podman("rmi", "--force", later.name)
+
+
+@pytest.mark.slow
+def test_openvino_is_in_it_if_it_is_asked_for(podman: Podman, image: Built) -> None:
+    other = Built(f"{image.name}-openvino", image.digest, image.context)
+    try:
+        done = build(podman, other, image.digest, openvino="yes")
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        with container(podman, other, "--env=ASSAY_SERVE_RUNTIME=openvino") as service:
+            wait_until_ready(service)
+            assert "openvino" in json.loads(service.ask("GET", "/v1/model")[1])["runtime"]
+        size = int(podman.inspect(other.name, "{{.Size}}")) - int(podman.inspect(image.name, "{{.Size}}"))
+        assert size < 300e6
+    finally:
+        podman("rmi", "--force", other.name)
 
 
 @pytest.mark.slow

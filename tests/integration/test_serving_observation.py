@@ -11,7 +11,7 @@ from assay.data.sources.s3 import connect
 from serving.observation import Bounds, Observer
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import S3Server
+    from team import S3Server
 
 
 class Served:

@@ -74,7 +74,7 @@ def loaded(tmp_path: Path) -> tuple[Predictor, model.ModelInfo]:
     """The toy bundle, as a service loads it; it abstains now and then."""
     fitted = Abstention(coverage=0.9, threshold=THRESHOLD)
     toy_bundle(tmp_path / "bundle", card=b"# Colours\n", abstention=fitted)
-    return model.load(Settings(bundle=str(tmp_path / "bundle")))
+    return model.load(Settings(bundle=str(tmp_path / "bundle"), runtime="onnxruntime"))
 
 
 Serve = Callable[..., TestClient]

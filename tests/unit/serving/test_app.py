@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from starlette.testclient import TestClient
 
 from assay.data.measure import measure
 from assay.models.predictor import Predictor
+from serving.heatmap import pictures
 from serving.model import ModelInfo
 
 from badinput import unusual
@@ -88,10 +90,28 @@ def test_of_several_the_wrong_one_is_named(client: TestClient) -> None:
 
 
 def test_an_explanation_is_a_picture_of_what_the_model_saw(client: TestClient) -> None:
-    url = client.post("/v1/predict?explain=true", content=JPEG).json()["heatmap"]
-    kind, _, data = url.partition(",")
+    told = client.post("/v1/predict?explain=true", content=JPEG).json()
+    assert list(told["milliseconds"]) == ["decode", "inference", "explain", "total"]
+    kind, _, data = told["heatmap"].partition(",")
     assert kind == "data:image/png;base64"
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == (4, 4)
+
+
+@pytest.mark.parametrize(("images", "least", "most"), [(1, pictures(4), pictures(4)), (2, pictures(2), pictures(4))])
+def test_an_explanation_of_a_slow_model_is_coarser_and_in_time(
+    serve: "Serve", monkeypatch: pytest.MonkeyPatch, images: int, least: int, most: int
+) -> None:
+    asked, plain = [0], Predictor.probabilities
+
+    def slow(self: Predictor, pixels: np.ndarray) -> np.ndarray:
+        asked[0] += len(pixels)
+        time.sleep(0.05 * len(pixels))
+        return plain(self, pixels)
+
+    monkeypatch.setattr(Predictor, "probabilities", slow)
+    files = [("f", (str(number), JPEG)) for number in range(images)]
+    assert serve(timeout_s=5).post("/v1/predict?explain=true", files=files).status_code == 200
+    assert images * (1 + least) <= asked[0] <= images * (1 + most)
 
 
 def test_the_explanation_alone_can_be_had(client: TestClient) -> None:
@@ -182,7 +202,9 @@ def test_a_defect_is_told_and_logged_once(
     answer = client.post("/v1/predict", content=JPEG)
     assert answer.json() == {"error": {"code": "defect", "message": "a defect of the service"}}
     assert record.of("answered") == [["predict", 500]]
-    assert [entry.getMessage() for entry in caplog.records] == ["defect in POST predict"]
+    assert [entry.getMessage() for entry in caplog.records if entry.name == "assay.serving"] == [
+        "defect in POST predict"
+    ]
 
 
 def test_the_numbers_of_an_answer_are_json(client: TestClient) -> None:

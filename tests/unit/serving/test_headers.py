@@ -23,7 +23,7 @@ def test_the_pictures_of_an_animation_are_counted() -> None:
 
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "BMP"])
 def test_the_size_is_told(format_name: str) -> None:
-    assert headers.announced(encoded(picture(1, 30, 20), format_name)) == (30, 20)
+    assert headers.cost(encoded(picture(1, 30, 20), format_name), 4).pixels == 600
 
 
 def test_what_programs_write_is_not_laborious() -> None:
@@ -39,9 +39,10 @@ def test_what_programs_write_is_not_laborious() -> None:
 @pytest.mark.parametrize("name", ["jpeg of many scans", "jpeg of many exif blocks", "png of many profiles"])
 def test_what_is_laborious_never_reaches_a_decoder(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from serving import intake
+    from serving.memory import Room
     from serving.problems import Problem
     from serving.settings import Settings
 
     monkeypatch.setattr(intake, "inspect", lambda *_: pytest.fail("decoded"))
     with pytest.raises(Problem, match="in one file; save it anew"):
-        intake.read(refused()[name][0], Geometry(4), Settings())
+        intake.read(refused()[name][0], Geometry(4), Settings(), Room(10**9), lambda: None)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from serving.heatmap import BATCH, GRID, MASKS, Predict, heatmap, overlay
+from serving.heatmap import BATCH, GRID, GRIDS, MASKS, Predict, affordable, heatmap, overlay, pictures
 
 Pixels = NDArray[np.uint8]
 
@@ -118,8 +118,25 @@ def test_the_model_is_asked_as_often_as_is_said_and_with_few_pictures_at_once() 
     heatmap(predict, concrete(), 0)
     assert (sum(asked), max(asked)) == (MASKS, BATCH)
     asked.clear()
-    heatmap(predict, concrete(), 0, masks=MASKS + 1)
+    heatmap(predict, concrete(), 0, rounds=2)
     assert sum(asked) == 2 * MASKS
+    for grid in GRIDS:
+        asked.clear()
+        heatmap(predict, concrete(), 0, grid=grid)
+        assert sum(asked) == pictures(grid)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_coarser_map_is_hottest_in_the_same_cell(grid: int) -> None:
+    heat = heatmap(darkness_at(60, 12), marked(60, 12), 1, grid=grid)
+    row, column = np.unravel_index(int(heat.argmax()), heat.shape)
+    half = 96 / grid
+    assert abs(row - 66) <= half
+    assert abs(column - 18) <= half
+
+
+def test_a_slow_model_gets_the_finest_map_there_is_time_for() -> None:
+    assert [affordable(second, 10) for second in (0, 0.01, 0.1, 0.2, 0.5, 9)] == [8, 8, 5, 4, 2, 2]
 
 
 @settings(max_examples=25)

@@ -18,7 +18,7 @@ OTHER = "0" * 64
 
 def test_a_folder_is_loaded_and_named_by_its_digest(tmp_path: Path) -> None:
     digest = toy_bundle(tmp_path / "b", card=b"# Card \xff").digest
-    predictor, info = load(Settings(bundle=str(tmp_path / "b"), digest=digest))
+    predictor, info = load(Settings(bundle=str(tmp_path / "b"), digest=digest, runtime="onnxruntime"))
     assert info.identity == {"name": "colours", "version": digest[:12], "digest": digest}
     assert (info.labels, info.card) == (LABELS, "# Card \ufffd")
     assert info.runtime == f"onnxruntime {onnxruntime.__version__}, fp32"
