@@ -32,10 +32,9 @@ class FolderMaterializer(BaseMaterializer):
         if _is_local(self.uri):
             self.write(data, Path(self.uri))
             return
-        folder = Path(self.get_temporary_directory(delete_at_exit=False))
-        self.write(data, folder)
-        _upload(folder, self.uri)
-        shutil.rmtree(folder)
+        with self.get_temporary_directory(delete_at_exit=True) as made:
+            self.write(data, Path(made))
+            _upload(Path(made), self.uri)
 
     def write(self, data: Any, folder: Path) -> None:
         """Write the artifact's files into `folder`; by default, those of the folder that it already is."""
@@ -48,9 +47,9 @@ class FolderMaterializer(BaseMaterializer):
     def _fetched(self) -> Path:
         if _is_local(self.uri):
             return Path(self.uri)
-        folder = Path(self.get_temporary_directory(delete_at_exit=True))
-        _download(self.uri, folder)
-        return folder
+        with self.get_temporary_directory(delete_at_exit=False) as made:  # the step is not done with it
+            _download(self.uri, Path(made))
+        return Path(made)
 
 
 class DatasetMaterializer(FolderMaterializer):
@@ -137,4 +136,4 @@ def _download(uri: str, folder: Path) -> None:
         below = folder / os.path.relpath(str(place), uri)
         below.mkdir(parents=True, exist_ok=True)
         for name in names:
-            fileio.copy(f"{place}/{name}", str(below / str(name)))
+            fileio.copy("/".join((str(place), str(name))), str(below / str(name)))

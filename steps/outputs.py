@@ -5,6 +5,7 @@ from typing import Any
 
 from zenml import add_tags, get_step_context
 from zenml.client import Client
+from zenml.utils.dashboard_utils import get_run_url
 
 from assay.home import subfolder
 from assay.registry import Run, open_run
@@ -21,6 +22,11 @@ def publish(name: str, html: str) -> Path:
     partial = path.with_name(f".{name}")
     partial.write_text(html, encoding="utf-8")
     return partial.replace(path)
+
+
+def page_of_this_run() -> str:
+    """Its address in ZenML's page; empty where there is no server."""
+    return get_run_url(get_step_context().pipeline_run) or ""
 
 
 def tag(name: str) -> None:

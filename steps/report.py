@@ -38,7 +38,7 @@ def report(
         metrics=metrics,
         dataset=dataset,
         bundle=candidate.meta,
-        recipe=trained.recipe,
+        recipe=trained.settled,
         history=trained.history,
         best_epoch=trained.best_epoch,
         champion_metrics=measure(evidence.champion, labels, confidence) if evidence.champion is not None else None,

@@ -9,6 +9,7 @@ from assay.config import UseCase
 from assay.data.dataset import Dataset
 from assay.home import subfolder
 from assay.lineage import collect
+from assay.promised import require
 from assay.training import Trained
 from assay.training import train as train_model
 from steps.caching import code_digest
@@ -24,6 +25,7 @@ def code() -> str:
 @step(cache_policy=CachePolicy(cache_func=code), output_materializers=TrainedMaterializer)
 def train(dataset: Dataset, use_case: UseCase) -> Annotated[Trained, "trained"]:
     """Train on the training split, choose on validation; the test split is not touched."""
+    require()
     run = tracked_run(use_case.name)
     run.log_params(use_case.model_dump(mode="json", exclude={"policy"}))
     lineage = collect(use_case, dataset)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from assay import registry
 from assay.errors import BundleError, RegistryError
@@ -38,11 +39,12 @@ def wait_until_up(address: str, server: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real MLflow server that proxies artifacts; ends with the module, however that ends."""
+    """A real MLflow server that proxies artifacts and answers by its number alone; ends with the module."""
     folder = tmp_path_factory.mktemp("mlflow")
     port = free_port()
     store = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "files")]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--allowed-hosts", "127.0.0.1:*"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([*command, *store], stdout=log, stderr=log, start_new_session=True, cwd=folder)
     try:
@@ -156,6 +158,25 @@ def test_a_server_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RegistryError, match="MLFLOW_TRACKING_URI") as caught:
         registry.find("m@1")
     assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_must_not_answer_by_this_name_says_where_the_names_are(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", url := server.replace("127.0.0.1", "localhost"))
+    with pytest.raises(RegistryError, match=f"^{url}: MLflow is not to answer by this name; .* MLFLOW_SERVER_ALLOWED"):
+        registry.find("m@1")
+
+
+def test_all_of_many_models_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASSAY_HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert registry.versions() == []
+    client = MlflowClient(registry.tracking_uri(), registry.tracking_uri())
+    for number in range(101):
+        client.create_registered_model(f"m{number}")
+    with pytest.raises(RegistryError, match=r"known: m0, m1, .* and 81 more$"):
+        registry.find("other@1")
 
 
 @pytest.mark.usefixtures("embedded")

@@ -14,7 +14,7 @@ from assay.data.sources import s3 as s3_module
 from assay.errors import AssayError, DataError
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import S3Server
+    from team import S3Server
 
 TREE = {"a/1.jpg": b"one", "a/deep/2.jpg": b"two", "b/ü 裂 #1%20+?.jpg": b"three"}
 

@@ -1,0 +1,1 @@
+"""What the pipelines run on: ZenML stacks as code, and the orchestrator flavours that keep what a config promises."""
