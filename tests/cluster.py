@@ -297,8 +297,8 @@ def new_place(kube: Kube, folders: pytest.TempPathFactory, environment: Environm
     finally:
         kube("delete", "namespace", namespace, "--ignore-not-found", "--wait=false")
         pods = f"--namespace={namespace}", "delete", "pods", "--all"
-        kube(*pods, "--now", "--timeout=50s", check=False)
-        # A pod that was ending already keeps the grace period of its first deletion, longer than the line above waits.
+        kube(*pods, "--now", "--timeout=20s", check=False)
+        # A node may take a minute to let go of a pod whose containers have ended, and its requests count until then.
         kube(*pods, "--grace-period=0", "--force", "--wait=false")
 
 
