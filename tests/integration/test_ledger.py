@@ -95,7 +95,7 @@ def test_one_of_several_promotions_wins_in_a_folder(tmp_path: Path, writers: int
     race_often(str(tmp_path), writers, rounds=200)
 
 
-@pytest.mark.parametrize(("writers", "rounds"), [(2, 200), (4, 20)])
+@pytest.mark.parametrize(("writers", "rounds"), [(4, 20), pytest.param(2, 200, marks=pytest.mark.long)])
 def test_one_of_several_promotions_wins_in_a_bucket(bucket: str, writers: int, rounds: int) -> None:
     race_often(bucket, writers, rounds)
 
