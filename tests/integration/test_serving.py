@@ -1,6 +1,5 @@
 """The service as it is run: BentoML, a worker process, a real socket."""
 
-import http.client
 import json
 import os
 import signal
@@ -17,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from asking import ask
 from PIL import Image
 
 import serving
@@ -42,14 +42,7 @@ class Service:
     log: Path
 
     def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
-        """Status and body of the answer, over a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
-        try:
-            connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
+        return ask(self.port, method, path, body, headers)
 
     def metric(self, name: str) -> float:
         text = self.ask("GET", "/v1/metrics")[1].decode()

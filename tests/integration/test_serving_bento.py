@@ -1,6 +1,5 @@
 """The service as a bento: built by `bentoml build`, and served where Assay is not installed."""
 
-import http.client
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from asking import ask
 
 import serving
 from assay.processes import stop
@@ -68,16 +68,6 @@ def port(bento: Path, environment: dict[str, str], tmp_path: Path) -> Iterator[i
         yield port
     finally:
         stop(process, 20)
-
-
-def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
-    try:
-        connection.request(method, path, body)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
 
 
 def ready(port: int) -> bool:

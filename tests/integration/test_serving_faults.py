@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from asking import ask
 from PIL import Image
 
 from assay.errors import BundleError
@@ -43,14 +44,7 @@ class Service:
     process: subprocess.Popen[bytes]
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
-        """Status and body of the answer, over a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
-        try:
-            connection.request(method, path, body)  # type: ignore[arg-type]
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
+        return ask(self.port, method, path, body)
 
     def predict(self, body: object = JPEG) -> int:
         return self.ask("POST", "/v1/predict", body)[0]

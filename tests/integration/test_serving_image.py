@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from asking import ask
 from PIL import Image
 
 import serving
@@ -195,13 +196,7 @@ class Running:
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         host, _, port = self.podman("port", self.name, "3000").stdout.strip().rpartition(":")
-        connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE_S)
-        try:
-            connection.request(method, path, body)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
+        return ask(int(port), method, path, body, host=host)
 
     def predict(self, body: bytes) -> tuple[int, bytes]:
         return self.ask("POST", "/v1/predict", body)
