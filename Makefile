@@ -1,4 +1,4 @@
-# `make help` lists what there is. Everything is installed into .venv and written to .assay, and nowhere else.
+# `make help` lists what there is. Everything is installed into .venv and written to .assay; uv caches packages.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
